@@ -1,0 +1,1 @@
+//! Arguments, errors and exit codes.

@@ -1,0 +1,1 @@
+//! The control socket: what the running switch answers, and to whom.

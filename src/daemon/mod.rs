@@ -1,0 +1,1 @@
+//! Wiring: the order of start and stop.

@@ -1,0 +1,1 @@
+//! Workers: rounds with a budget for each port, ingress, egress, offload completion.

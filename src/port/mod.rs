@@ -1,0 +1,1 @@
+//! One fault domain: session, rings, policy, counters and state of one guest.

@@ -1,0 +1,1 @@
+//! Virtqueues: walk and validate a chain once, return every popped head exactly once.

@@ -1,0 +1,1 @@
+//! The vhost-user state machine of one connection.
