@@ -1,1 +1,3 @@
 //! Workers: rounds with a budget for each port, ingress, egress, offload completion.
+
+pub mod offload;
