@@ -15,6 +15,7 @@
 //! Promised to the path: a burst counts into plain integers, a [`Tally`], and adds them to the shared
 //! counters once. Counters of two ports, and the two directions of one port, never share a cache line.
 
+mod limit;
 mod reason;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use limit::LogLimiter;
 pub use reason::{DropReason, Side};
 
 /// The most ports that one switch has.

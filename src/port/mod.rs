@@ -1,1 +1,3 @@
 //! One fault domain: session, rings, policy, counters and state of one guest.
+
+pub mod socket;
