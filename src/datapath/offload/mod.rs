@@ -406,3 +406,6 @@ impl Segment {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
