@@ -1,1 +1,126 @@
 //! Arguments, errors and exit codes.
+//!
+//! # Exit codes
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done; a switch that was asked to stop has stopped cleanly |
+//! | 1 | it failed while it ran: a socket could not be made, a switch could not be reached |
+//! | 2 | the arguments are wrong |
+//! | 3 | the configuration was refused; nothing was started |
+//!
+//! An error is printed on standard error with its whole chain of causes.
+
+mod args;
+mod check;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write as _};
+
+use clap::Parser as _;
+
+use crate::config::ConfigError;
+use args::{Arguments, Command};
+
+/// Why the program ends with something else than 0.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The arguments are wrong, or help was asked for; clap has its own way of saying so.
+    #[error(transparent)]
+    Arguments(#[from] clap::Error),
+    /// The configuration was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Nobody reads our standard output any more, or it cannot be written.
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
+}
+
+impl Failure {
+    /// The exit code; the module's table says what it means.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
+            Self::Config(_) => 3,
+            Self::Output(_) => 1,
+        }
+    }
+
+    /// Tells the user. A closed pipe is not worth a word.
+    pub fn report(&self) {
+        match self {
+            Self::Arguments(error) => {
+                let _ = error.print();
+            }
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            other => {
+                let _ = writeln!(io::stderr(), "{}", Chain(other));
+            }
+        }
+    }
+}
+
+/// An error with its causes, one a line.
+struct Chain<'e>(&'e dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines = Vec::new();
+        for line in self.0.to_string().lines() {
+            lines.push(format!("error: {line}"));
+        }
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            lines.push(format!("  caused by: {error}"));
+            cause = error.source();
+        }
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+/// Runs the command that `arguments` name; the first of them is the program's name.
+///
+/// # Errors
+/// See [`Failure`]; nothing has been printed about it yet.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+    let arguments = Arguments::try_parse_from(arguments)?;
+    match arguments.command {
+        Command::Check(switch) => check::check(&switch),
+    }
+}
+
+/// Writes `text` to standard output.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Failure::Output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_printed_whole() {
+        let source = io::Error::other("no such thing");
+        let failure = Failure::Config(ConfigError::Unreadable {
+            file: "lan.toml".into(),
+            source,
+        });
+        assert_eq!(
+            Chain(&failure).to_string(),
+            "error: lan.toml: cannot read the configuration; check the path and its permissions\n  \
+             caused by: no such thing"
+        );
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,72 @@
+//! The arguments, as clap reads them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Overrides;
+
+/// A secure vhost-user layer-2 switch.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Say whether `run` would start with this configuration, and start nothing
+    Check(SwitchArgs),
+}
+
+/// What makes a switch: a file, flags, or both.
+#[derive(Debug, Args)]
+pub(super) struct SwitchArgs {
+    /// The configuration, in TOML
+    #[arg(value_name = "FILE", required_unless_present = "ports")]
+    pub(super) file: Option<PathBuf>,
+
+    /// A port; may be repeated. Keys: connect=yes, mode=bridge|isolated|private, uplink=yes, group=NAME, mac=ADDRESS,
+    /// vlan=ID, trunk=ID|FROM-TO|all, native=ID, queues=PAIRS, mtu=BYTES; group, mac and trunk may be repeated
+    #[arg(long = "port", value_name = "NAME=PATH[,KEY=VALUE]...")]
+    ports: Vec<String>,
+
+    /// The switch's name [default: the file's name without its ending]
+    #[arg(long)]
+    name: Option<String>,
+
+    /// The mode of ports that name none: bridge, isolated or private
+    #[arg(long)]
+    mode: Option<String>,
+
+    /// The control socket [default: portcullis/NAME.sock in $XDG_RUNTIME_DIR or /run]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+
+    /// Worker threads
+    #[arg(long, value_name = "COUNT")]
+    workers: Option<String>,
+
+    /// One CPU for each worker
+    #[arg(long, value_name = "CPU", value_delimiter = ',')]
+    cpus: Vec<String>,
+
+    /// How workers wait: adaptive, always or never
+    #[arg(long)]
+    poll: Option<String>,
+}
+
+impl SwitchArgs {
+    pub(super) fn overrides(&self) -> Overrides {
+        Overrides {
+            name: self.name.clone(),
+            mode: self.mode.clone(),
+            control: self.control.clone(),
+            workers: self.workers.clone(),
+            cpus: self.cpus.clone(),
+            poll: self.poll.clone(),
+            ports: self.ports.clone(),
+        }
+    }
+}

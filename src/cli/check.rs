@@ -1,0 +1,19 @@
+//! `portcullis check`: everything that `run` does before it makes anything.
+
+use super::args::SwitchArgs;
+use super::{Failure, print};
+use crate::config::{self, SwitchSpec};
+
+pub(super) fn check(args: &SwitchArgs) -> Result<(), Failure> {
+    let spec = validated(args)?;
+    let ports = spec.ports.len();
+    let plural = if ports == 1 { "" } else { "s" };
+    print(&format!("{}: {ports} port{plural}, good\n", spec.name))
+}
+
+/// Reads, validates, and checks every path.
+pub(super) fn validated(args: &SwitchArgs) -> Result<SwitchSpec, Failure> {
+    let spec = config::load(args.file.as_deref(), &args.overrides())?;
+    config::check_paths(&spec)?;
+    Ok(spec)
+}
