@@ -1,0 +1,212 @@
+//! The guest's TX ring: frames come out of it.
+
+use std::sync::Arc;
+
+use crate::memory::{Extent, GuestMemory, RegionHint};
+
+use super::ahead::Ahead;
+use super::chain::{Chain, ChainBurst, ChainFault, Halt, Range, Walk};
+use super::layout::{Layout, RingError, Rings, used_element};
+use super::notify::Notifier;
+use super::{BURST, BURST_16, Budget, Cursor, MAX_FRAME, MAX_HEADER, Negotiated, RingBroken};
+
+/// A first buffer of at most this many bytes holds the vnet header and no frame.
+const HEADER_ONLY: u32 = 16;
+
+/// A running TX ring. Dropping it, or taking it out of its lane, stops it.
+pub struct TxRing {
+    rings: Rings,
+    negotiated: Negotiated,
+    cursor: Cursor,
+    ahead: Ahead,
+    hint: RegionHint,
+    notifier: Notifier,
+}
+
+impl TxRing {
+    /// Starts at the used index that lies in guest memory, so that a ring goes on after a reconnect.
+    /// Kicks are enabled.
+    ///
+    /// # Errors
+    /// The layout is refused: see [`RingError`].
+    pub fn start(
+        memory: Arc<GuestMemory>,
+        layout: Layout,
+        negotiated: Negotiated,
+    ) -> Result<Self, RingError> {
+        let rings = Rings::open(memory, layout)?;
+        let cursor = Cursor::at(rings.used_idx());
+        let notifier = Notifier::start(&rings, negotiated.event_idx, true, cursor.popped);
+        Ok(Self {
+            rings,
+            negotiated,
+            cursor,
+            ahead: Ahead::new(),
+            hint: RegionHint::default(),
+            notifier,
+        })
+    }
+
+    /// The memory that the extents of this ring's chains name.
+    #[inline]
+    #[must_use]
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        self.rings.memory()
+    }
+
+    /// What was negotiated at the start.
+    #[inline]
+    #[must_use]
+    pub fn negotiated(&self) -> &Negotiated {
+        &self.negotiated
+    }
+
+    /// Clears `burst` and fills it with what the driver offered, as far as the budget goes. Each chain
+    /// must then be returned by [`complete`](Self::complete), before the next call.
+    ///
+    /// The first lines of each frame are prefetched. A chain of `len` 0 without fault is possible: the
+    /// driver offered no byte.
+    ///
+    /// # Errors
+    /// The driver lost its ring. The burst is empty, and every later call gives the same answer.
+    pub fn collect(
+        &mut self,
+        burst: &mut ChainBurst,
+        budget: &mut Budget,
+    ) -> Result<usize, RingBroken> {
+        burst.clear();
+        let offered = self
+            .cursor
+            .judge(self.rings.avail_idx(), self.rings.size())?;
+        let frames = u16::try_from(budget.frames).unwrap_or(u16::MAX);
+        let wanted = offered.min(frames).min(BURST_16);
+        if wanted == 0 {
+            return Ok(0);
+        }
+        self.ahead.cover(&self.rings, self.cursor.popped, wanted);
+        for _ in 0..wanted {
+            if budget.spent() {
+                break;
+            }
+            let Some((head, first)) = self.ahead.entry(self.cursor.popped) else {
+                break; // the rest was not copied ahead: next time
+            };
+            let mark = burst.arena.mark();
+            let mut descriptors = 1;
+            let outcome = if head < self.rings.size() {
+                let mut walk = Walk::<'_, false>::new(
+                    &self.rings,
+                    &mut self.hint,
+                    &mut burst.arena,
+                    self.negotiated.indirect,
+                    MAX_FRAME + MAX_HEADER,
+                );
+                let walked = walk.chain(first);
+                descriptors = walk.descriptors;
+                walked.map(|()| walk.bytes)
+            } else {
+                Err(Halt::Fault(ChainFault::HeadOutOfRange))
+            };
+            let chain = match outcome {
+                Ok(len) => {
+                    let range = burst.arena.since(mark);
+                    self.prefetch(burst.arena.get(range));
+                    Chain {
+                        len,
+                        fault: None,
+                        head,
+                        range,
+                    }
+                }
+                Err(Halt::ArenaFull) if mark > 0 => {
+                    burst.arena.rewind(mark);
+                    break; // it fits an empty arena: next time
+                }
+                Err(halt) => {
+                    burst.arena.rewind(mark);
+                    let fault = match halt {
+                        Halt::Fault(fault) => fault,
+                        Halt::ArenaFull => ChainFault::TooManyDescriptors,
+                    };
+                    Chain {
+                        len: 0,
+                        fault: Some(fault),
+                        head,
+                        range: Range::default(),
+                    }
+                }
+            };
+            burst.push(chain);
+            budget.pay(chain.len, descriptors);
+            self.cursor.popped = self.cursor.popped.wrapping_add(1);
+        }
+        Ok(burst.chains.len())
+    }
+
+    /// The lines that the snapshot will read: the first buffer's, and the second's when the first is
+    /// only the header.
+    #[inline]
+    fn prefetch(&self, extents: &[Extent]) {
+        let memory = self.rings.memory();
+        if let [first, rest @ ..] = extents {
+            memory.prefetch_read(*first);
+            if first.len() <= HEADER_ONLY
+                && let [second, ..] = rest
+            {
+                memory.prefetch_read(*second);
+            }
+        }
+    }
+
+    /// Returns each chain of the burst to the driver, with length 0: we write nothing into a TX chain.
+    /// The used index is stored once. A second call for the same burst returns nothing.
+    pub fn complete(&mut self, burst: &ChainBurst) {
+        let mut elements = [[0; 8]; BURST];
+        let count = self
+            .cursor
+            .in_flight()
+            .min(u16::try_from(burst.chains.len()).unwrap_or(0));
+        if count == 0 {
+            return;
+        }
+        for (element, chain) in elements.iter_mut().zip(&burst.chains) {
+            *element = used_element(chain.head, 0);
+        }
+        let (elements, _) = elements.split_at(usize::from(count).min(BURST));
+        self.rings.write_used(self.cursor.returned, elements);
+        self.cursor.returned = self.cursor.returned.wrapping_add(count);
+        self.rings.store_used_idx(self.cursor.returned);
+    }
+
+    /// Whether the driver wants to be told of what was completed since the last call. Once a burst.
+    #[inline]
+    pub fn should_notify(&mut self) -> bool {
+        self.notifier.wanted(&self.rings, self.cursor.returned)
+    }
+
+    /// Whether the driver has offered anything, or broken its ring: a look at its index.
+    #[inline]
+    #[must_use]
+    pub fn pending(&self) -> bool {
+        self.cursor.broken.is_none() && self.rings.avail_idx() != self.cursor.popped
+    }
+
+    /// Asks the driver to kick for the next chain; true when one arrived meanwhile and no kick may
+    /// come for it. A broken ring has nothing more to tell.
+    pub fn enable_kicks(&mut self) -> bool {
+        self.notifier.enable_kicks(&self.rings, self.cursor.popped) && self.cursor.broken.is_none()
+    }
+
+    /// Asks the driver not to kick while the ring is polled.
+    #[inline]
+    pub fn disable_kicks(&mut self) {
+        self.notifier.disable_kicks(&self.rings);
+    }
+
+    /// The index that a successor starts from: everything before was returned (vhost-user:
+    /// GET_VRING_BASE).
+    #[must_use]
+    pub fn next(&self) -> u16 {
+        self.cursor.returned
+    }
+}
