@@ -32,23 +32,9 @@ pub use checksum::complete_checksum;
 pub use segment::{Cut, Segmenter};
 
 use crate::counters::DropReason;
+// HOST features are what a sender may ask of us, GUEST what a receiver is ready for.
+use crate::ring::features;
 use crate::ring::vnet::{self, VnetHeader};
-
-/// The feature bits that decide here (VIRTIO 1.2, 5.1.3). HOST is what a sender may ask of us, GUEST
-/// what a receiver is ready for.
-mod feature {
-    pub(super) const CSUM: u64 = 1 << 0;
-    pub(super) const GUEST_CSUM: u64 = 1 << 1;
-    pub(super) const GUEST_TSO4: u64 = 1 << 7;
-    pub(super) const GUEST_TSO6: u64 = 1 << 8;
-    pub(super) const GUEST_ECN: u64 = 1 << 9;
-    pub(super) const HOST_TSO4: u64 = 1 << 11;
-    pub(super) const HOST_TSO6: u64 = 1 << 12;
-    pub(super) const HOST_ECN: u64 = 1 << 13;
-    pub(super) const GUEST_USO4: u64 = 1 << 54;
-    pub(super) const GUEST_USO6: u64 = 1 << 55;
-    pub(super) const HOST_USO: u64 = 1 << 56;
-}
 
 /// The smallest TCP segment that a frame may ask to be cut into. A segment size comes from the peer's
 /// MSS; 216 is what FreeBSD takes as the smallest sane one (`net.inet.tcp.minmss`), for the same
@@ -136,7 +122,7 @@ impl Sender {
     /// Whether its virtio-net headers mean anything: without CSUM a guest has nothing to say there
     /// (all HOST offloads depend on it; VIRTIO 1.2, 5.1.3.1), so they need not be read.
     pub const fn has_offloads(self) -> bool {
-        self.features & feature::CSUM != 0
+        self.features & features::VIRTIO_NET_F_CSUM != 0
     }
 }
 
@@ -277,11 +263,15 @@ impl Offload {
             headers.family,
             headers.transport,
         ) {
-            (vnet::GSO_TCPV4, Family::V4, Transport::Tcp) => feature::HOST_TSO4,
-            (vnet::GSO_TCPV6, Family::V6, Transport::Tcp) => feature::HOST_TSO6,
-            (vnet::GSO_UDP_L4, _, Transport::Udp) if !ecn => feature::HOST_USO,
+            (vnet::GSO_TCPV4, Family::V4, Transport::Tcp) => features::VIRTIO_NET_F_HOST_TSO4,
+            (vnet::GSO_TCPV6, Family::V6, Transport::Tcp) => features::VIRTIO_NET_F_HOST_TSO6,
+            (vnet::GSO_UDP_L4, _, Transport::Udp) if !ecn => features::VIRTIO_NET_F_HOST_USO,
             _ => return Err(INVALID),
-        } | if ecn { feature::HOST_ECN } else { 0 };
+        } | if ecn {
+            features::VIRTIO_NET_F_HOST_ECN
+        } else {
+            0
+        };
         let (min, one_segment_flags) = match headers.transport {
             Transport::Tcp => (MIN_TCP_SEGMENT, headers.tcp_flags & TCP_SYN_RST),
             Transport::Udp => (MIN_UDP_SEGMENT, 0),
@@ -323,7 +313,7 @@ impl Offload {
     /// (+4) or removing (-4) a VLAN tag, and moves the offsets of a header that goes with the sender's
     /// bytes; plans for a private copy count from the copy as it came from the sender.
     pub fn delivery(&self, features: u64, shift: i16) -> Delivery {
-        let partial = features & feature::GUEST_CSUM != 0;
+        let partial = features & features::VIRTIO_NET_F_GUEST_CSUM != 0;
         match *self {
             Self::None => Delivery::AsIs(VnetHeader::default()),
             Self::Checksum(plan) if partial => {
@@ -383,12 +373,18 @@ impl Segment {
     /// The features without which a receiver may not see the frame whole (VIRTIO 1.2, 5.1.6.4.1).
     fn receiver_needs(&self) -> u64 {
         let kind = match (self.headers.family, self.headers.transport) {
-            (Family::V4, Transport::Tcp) => feature::GUEST_TSO4,
-            (Family::V6, Transport::Tcp) => feature::GUEST_TSO6,
-            (Family::V4, Transport::Udp) => feature::GUEST_USO4,
-            (Family::V6, Transport::Udp) => feature::GUEST_USO6,
+            (Family::V4, Transport::Tcp) => features::VIRTIO_NET_F_GUEST_TSO4,
+            (Family::V6, Transport::Tcp) => features::VIRTIO_NET_F_GUEST_TSO6,
+            (Family::V4, Transport::Udp) => features::VIRTIO_NET_F_GUEST_USO4,
+            (Family::V6, Transport::Udp) => features::VIRTIO_NET_F_GUEST_USO6,
         };
-        feature::GUEST_CSUM | kind | if self.ecn { feature::GUEST_ECN } else { 0 }
+        features::VIRTIO_NET_F_GUEST_CSUM
+            | kind
+            | if self.ecn {
+                features::VIRTIO_NET_F_GUEST_ECN
+            } else {
+                0
+            }
     }
 
     /// The header for a receiver that takes the frame whole.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::{
     Checksum, Delivery, Family, Headers, MAX_UDP_SEGMENTS, MIN_TCP_SEGMENT, MIN_UDP_SEGMENT,
-    Offload, Segment, Segmenter, Sender, Transport, complete_checksum, feature,
+    Offload, Segment, Segmenter, Sender, Transport, complete_checksum, features as bit,
 };
 use crate::counters::DropReason;
 use crate::ring::vnet::{self, VnetHeader};
@@ -18,17 +18,17 @@ const ACK: u8 = 0x10;
 const ECE: u8 = 0x40;
 const CWR: u8 = 0x80;
 
-const ALL: u64 = feature::CSUM
-    | feature::GUEST_CSUM
-    | feature::GUEST_TSO4
-    | feature::GUEST_TSO6
-    | feature::GUEST_ECN
-    | feature::HOST_TSO4
-    | feature::HOST_TSO6
-    | feature::HOST_ECN
-    | feature::GUEST_USO4
-    | feature::GUEST_USO6
-    | feature::HOST_USO;
+const ALL: u64 = bit::VIRTIO_NET_F_CSUM
+    | bit::VIRTIO_NET_F_GUEST_CSUM
+    | bit::VIRTIO_NET_F_GUEST_TSO4
+    | bit::VIRTIO_NET_F_GUEST_TSO6
+    | bit::VIRTIO_NET_F_GUEST_ECN
+    | bit::VIRTIO_NET_F_HOST_TSO4
+    | bit::VIRTIO_NET_F_HOST_TSO6
+    | bit::VIRTIO_NET_F_HOST_ECN
+    | bit::VIRTIO_NET_F_GUEST_USO4
+    | bit::VIRTIO_NET_F_GUEST_USO6
+    | bit::VIRTIO_NET_F_HOST_USO;
 
 /// A frame by its interesting parts.
 #[derive(Clone, Debug)]
@@ -403,7 +403,7 @@ proptest! {
         let mut frames = cut(partial, &frame);
         for frame in &mut frames {
             let headers = Headers { end: frame.len() as u32, ..sample.headers() };
-            let sender = Sender { features: feature::CSUM, mtu: u16::MAX };
+            let sender = Sender { features: bit::VIRTIO_NET_F_CSUM, mtu: u16::MAX };
             let judged = Offload::judge(&header, headers.end, sender, || Ok(Some(headers)));
             let Ok(Offload::Checksum(plan)) = judged else { panic!("{judged:?}") };
             prop_assert!(complete_checksum(frame, plan));
@@ -451,7 +451,7 @@ proptest! {
                 prop_assert_eq!(out.flags, vnet::NEEDS_CSUM);
                 prop_assert_eq!(out.csum_start, headers.l4.wrapping_add_signed(shift));
                 prop_assert_eq!(out.csum_offset, headers.transport.checksum_offset());
-                prop_assert!(features & feature::GUEST_CSUM != 0);
+                prop_assert!(features & bit::VIRTIO_NET_F_GUEST_CSUM != 0);
                 prop_assert_eq!(out.num_buffers, 0);
                 if out.gso_type == vnet::GSO_NONE {
                     prop_assert_eq!((out.hdr_len, out.gso_size), (0, 0));
@@ -466,7 +466,7 @@ proptest! {
             }
             Delivery::Segments { segment, partial } => {
                 prop_assert_eq!(segment.headers, sample.headers());
-                prop_assert_eq!(partial, features & feature::GUEST_CSUM != 0);
+                prop_assert_eq!(partial, features & bit::VIRTIO_NET_F_GUEST_CSUM != 0);
             }
         }
     }
@@ -487,15 +487,15 @@ fn h_1_unknown_and_unnegotiated_gso_types_are_refused() {
         );
     }
     let cases = [
-        (sample.clone(), feature::HOST_TSO4),
+        (sample.clone(), bit::VIRTIO_NET_F_HOST_TSO4),
         (
             Sample {
                 family: Family::V6,
                 ..sample
             },
-            feature::HOST_TSO6,
+            bit::VIRTIO_NET_F_HOST_TSO6,
         ),
-        (Sample::udp6(4000), feature::HOST_USO),
+        (Sample::udp6(4000), bit::VIRTIO_NET_F_HOST_USO),
     ];
     for (sample, bit) in cases {
         assert!(matches!(
@@ -524,7 +524,7 @@ fn h_1_ecn_needs_tcp_and_negotiation() {
     };
     assert!(matches!(tcp.judge(&with_ecn(&tcp)), Ok(Offload::Segment(s)) if s.ecn));
     assert_eq!(
-        tcp.judge_by(&with_ecn(&tcp), ALL & !feature::HOST_ECN),
+        tcp.judge_by(&with_ecn(&tcp), ALL & !bit::VIRTIO_NET_F_HOST_ECN),
         Err(DropReason::GsoInvalid)
     );
     let udp = Sample::udp6(4000);
@@ -750,7 +750,7 @@ fn h_8_a_cut_never_aims_at_judged_bytes() {
 fn h_9_a_receiver_without_guest_csum_gets_a_finished_checksum() {
     let sample = Sample::udp6(100);
     let offload = sample.judge(&sample.needs_csum()).unwrap();
-    assert_eq!(offload.delivery(feature::GUEST_CSUM, 4), {
+    assert_eq!(offload.delivery(bit::VIRTIO_NET_F_GUEST_CSUM, 4), {
         let header = sample.needs_csum();
         Delivery::AsIs(VnetHeader {
             csum_start: header.csum_start + 4,
@@ -759,7 +759,7 @@ fn h_9_a_receiver_without_guest_csum_gets_a_finished_checksum() {
     });
     // The bytes themselves: `a_completed_checksum_is_right_and_changes_nothing_else`.
     assert!(matches!(
-        offload.delivery(ALL & !feature::GUEST_CSUM, 0),
+        offload.delivery(ALL & !bit::VIRTIO_NET_F_GUEST_CSUM, 0),
         Delivery::Complete(_)
     ));
 }
@@ -771,22 +771,22 @@ fn h_10_a_mixed_set_of_receivers_gets_each_its_form() {
         ..Sample::tcp4(4000)
     };
     let cases = [
-        (tcp4.clone(), feature::GUEST_TSO4),
+        (tcp4.clone(), bit::VIRTIO_NET_F_GUEST_TSO4),
         (
             Sample {
                 family: Family::V6,
                 ..tcp4.clone()
             },
-            feature::GUEST_TSO6,
+            bit::VIRTIO_NET_F_GUEST_TSO6,
         ),
         (
             Sample {
                 transport: Transport::Udp,
                 ..tcp4.clone()
             },
-            feature::GUEST_USO4,
+            bit::VIRTIO_NET_F_GUEST_USO4,
         ),
-        (Sample::udp6(4000), feature::GUEST_USO6),
+        (Sample::udp6(4000), bit::VIRTIO_NET_F_GUEST_USO6),
     ];
     for (sample, bit) in cases {
         let offload = sample.judge(&sample.gso(1400)).unwrap();
@@ -795,7 +795,10 @@ fn h_10_a_mixed_set_of_receivers_gets_each_its_form() {
         };
         let whole = Delivery::AsIs(sample.gso(1400));
         let cut = |partial| Delivery::Segments { segment, partial };
-        assert_eq!(offload.delivery(bit | feature::GUEST_CSUM, 0), whole);
+        assert_eq!(
+            offload.delivery(bit | bit::VIRTIO_NET_F_GUEST_CSUM, 0),
+            whole
+        );
         assert_eq!(offload.delivery(ALL & !bit, 0), cut(true));
         assert_eq!(
             offload.delivery(bit, 0),
@@ -811,7 +814,7 @@ fn h_10_a_mixed_set_of_receivers_gets_each_its_form() {
     let offload = tcp4.judge(&with_ecn).unwrap();
     assert_eq!(offload.delivery(ALL, 0), Delivery::AsIs(with_ecn));
     assert!(matches!(
-        offload.delivery(ALL & !feature::GUEST_ECN, 0),
+        offload.delivery(ALL & !bit::VIRTIO_NET_F_GUEST_ECN, 0),
         Delivery::Segments { partial: true, .. }
     ));
 }
@@ -917,13 +920,13 @@ fn a_guest_without_csum_has_nothing_to_say() {
     };
     assert!(
         !Sender {
-            features: ALL & !feature::CSUM,
+            features: ALL & !bit::VIRTIO_NET_F_CSUM,
             mtu: 1500
         }
         .has_offloads()
     );
     assert_eq!(
-        sample.judge_by(&header, ALL & !feature::CSUM),
+        sample.judge_by(&header, ALL & !bit::VIRTIO_NET_F_CSUM),
         Ok(Offload::None)
     );
 }
