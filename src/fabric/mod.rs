@@ -1,1 +1,174 @@
 //! From an admitted frame to its destinations: FDB, VLANs and the reachability table.
+//!
+//! # Promises
+//!
+//! - A frame goes to ports that its source [reaches](Reach), in the [VLAN](Vlans) that it came in, and never back to
+//!   its source. The [FDB](Fdb) chooses among these and adds none.
+//! - An address that is known on a port out of reach, or out of the VLAN, is not flooded instead: the frame is
+//!   dropped.
+//! - Nothing is learned but from an [`Admitted`] frame whose VLAN is right.
+//!
+//! [`Fabric::forward`] is a pure function of the frame, the tick and the FDB. It allocates nothing, and its answer
+//! is a word; the set of ports behind a flood is made by [`Fabric::ports`] for those that need it.
+//!
+//! The table and the VLANs are immutable: a changed configuration makes a new [`Fabric`], which may share the
+//! [`Fdb`] of the old.
+
+mod fdb;
+mod ports;
+mod reach;
+mod vlans;
+
+use std::sync::Arc;
+
+pub use fdb::{Fdb, FdbEntry, FdbLimits, LookupCache, StaticError};
+pub use ports::PortSet;
+pub use reach::{GroupId, Mode, PortRow, Reach};
+pub use vlans::{EgressTag, VidSet, VlanMembership, Vlans};
+
+use crate::clock::Tick;
+use crate::counters::{DropReason, PortId};
+use crate::frame::Vid;
+use crate::policy::Admitted;
+
+/// Where a frame goes. Made by [`Fabric::forward`] only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destinations {
+    source: PortId,
+    vid: Vid,
+    kind: Kind,
+}
+
+/// The kinds of [`Destinations`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nowhere, and why.
+    Drop(DropReason),
+    /// To one port, which the source reaches and which is in the VLAN.
+    Port(PortId),
+    /// To all ports in reach and in the VLAN, at least one: see [`Fabric::ports`].
+    Flood,
+}
+
+impl Destinations {
+    /// The port that the frame came from.
+    pub fn source(&self) -> PortId {
+        self.source
+    }
+
+    /// The VLAN that it is in; of no meaning when it is dropped.
+    pub fn vid(&self) -> Vid {
+        self.vid
+    }
+
+    /// Where to.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+/// The forwarding decision.
+#[derive(Clone, Debug)]
+pub struct Fabric {
+    reach: Reach,
+    vlans: Vlans,
+    fdb: Arc<Fdb>,
+}
+
+impl Fabric {
+    /// Compiles the rows of all ports (the row of port `n` is `rows[n]`) over a table of addresses.
+    pub fn new(rows: &[PortRow], fdb: Arc<Fdb>) -> Self {
+        Self {
+            reach: Reach::compile(rows),
+            vlans: Vlans::compile(rows),
+            fdb,
+        }
+    }
+
+    /// Who reaches whom.
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// Who is in which VLAN.
+    pub fn vlans(&self) -> &Vlans {
+        &self.vlans
+    }
+
+    /// The addresses.
+    pub fn fdb(&self) -> &Arc<Fdb> {
+        &self.fdb
+    }
+
+    /// Decides where a frame goes, and learns where it came from.
+    ///
+    /// In this order: the frame's VLAN; its source address, learned, or refused when it is declared for another
+    /// port; its destination address.
+    #[inline]
+    pub fn forward(
+        &self,
+        frame: &Admitted<'_>,
+        now: Tick,
+        cache: &mut LookupCache,
+    ) -> Destinations {
+        let source = frame.source();
+        match self.decide(frame, fdb::seconds(now), cache) {
+            Ok((vid, kind)) => Destinations { source, vid, kind },
+            Err(reason) => Destinations {
+                source,
+                vid: Vid::DEFAULT,
+                kind: Kind::Drop(reason),
+            },
+        }
+    }
+
+    #[inline]
+    fn decide(
+        &self,
+        admitted: &Admitted<'_>,
+        now: u32,
+        cache: &mut LookupCache,
+    ) -> Result<(Vid, Kind), DropReason> {
+        let (source, frame) = (admitted.source(), admitted.frame());
+        let vid = self.vlans.classify(source, frame)?;
+        self.fdb
+            .learn_cached(source, vid, frame.src(), now, cache)?;
+        if !frame.dst().is_group()
+            && let Some(to) = self.fdb.lookup_cached(vid, frame.dst(), now, cache)
+        {
+            return match to {
+                _ if to == source => Err(DropReason::Hairpin),
+                _ if self.is_legal(source, vid, to) => Ok((vid, Kind::Port(to))),
+                _ => Err(DropReason::Unreachable),
+            };
+        }
+        if self.flood(source, vid).is_empty() {
+            return Err(DropReason::NoDestination);
+        }
+        Ok((vid, Kind::Flood))
+    }
+
+    /// The ports of a decision: none, one, or all that a flood reaches.
+    pub fn ports(&self, destinations: &Destinations) -> PortSet {
+        match destinations.kind {
+            Kind::Drop(_) => PortSet::EMPTY,
+            Kind::Port(to) => PortSet::from_iter([to]),
+            Kind::Flood => self.flood(destinations.source, destinations.vid),
+        }
+    }
+
+    /// With which tag a frame of that VLAN leaves by `to`.
+    #[inline]
+    pub fn egress_tag(&self, to: PortId, vid: Vid) -> EgressTag {
+        self.vlans.egress_tag(to, vid)
+    }
+
+    #[inline]
+    fn is_legal(&self, source: PortId, vid: Vid, to: PortId) -> bool {
+        self.reach.allows(source, to) && self.vlans.segment(vid).contains(to)
+    }
+
+    fn flood(&self, source: PortId, vid: Vid) -> PortSet {
+        self.reach.of(source).intersection(self.vlans.segment(vid))
+    }
+}

@@ -1,0 +1,128 @@
+//! Which slots each port has learned: for counting, for eviction and for flushing, in constant time an entry.
+//!
+//! Every learned slot is a link in the list of its port, the newest first. All of it is allocated at the start.
+
+use crate::counters::{MAX_PORTS, PortId};
+
+/// Links hold slot numbers plus one, so that zero is "none" and the table begins as zeros.
+#[derive(Clone, Copy, Debug, Default)]
+struct Link {
+    newer: u32,
+    older: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Ends {
+    newest: u32,
+    oldest: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Books {
+    links: Box<[Link]>,
+    ends: Box<[Ends]>,
+    counts: Box<[u32]>,
+    total: u32,
+    /// How many entries are static; they are in no list.
+    pub(super) statics: u32,
+    /// Where the next search for expired entries begins: a bucket.
+    pub(super) hand: u32,
+}
+
+impl Books {
+    pub(super) fn new(slots: usize) -> Self {
+        Self {
+            links: vec![Link::default(); slots].into(),
+            ends: vec![Ends::default(); MAX_PORTS].into(),
+            counts: vec![0; MAX_PORTS].into(),
+            total: 0,
+            statics: 0,
+            hand: 0,
+        }
+    }
+
+    /// How many entries the port has learned.
+    pub(super) fn count(&self, port: PortId) -> u32 {
+        self.counts.get(port.index()).copied().unwrap_or(0)
+    }
+
+    /// How many entries all ports have learned.
+    pub(super) fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// The port with the most entries, and how many.
+    pub(super) fn greatest(&self) -> Option<(PortId, u32)> {
+        let (index, count) = self
+            .counts
+            .iter()
+            .enumerate()
+            .max_by_key(|(_, count)| **count)?;
+        Some((PortId::new(u16::try_from(index).ok()?)?, *count))
+    }
+
+    /// The slot that the port learned first.
+    pub(super) fn oldest(&self, port: PortId) -> Option<u32> {
+        self.ends.get(port.index())?.oldest.checked_sub(1)
+    }
+
+    /// The slot of the same port that was learned next after this one.
+    pub(super) fn newer(&self, slot: u32) -> Option<u32> {
+        self.links.get(slot as usize)?.newer.checked_sub(1)
+    }
+
+    /// Enters a slot as the port's newest.
+    pub(super) fn enter(&mut self, port: PortId, slot: u32) {
+        let mark = slot.saturating_add(1);
+        let Some(ends) = self.ends.get_mut(port.index()) else {
+            return;
+        };
+        let before = std::mem::replace(&mut ends.newest, mark);
+        if before == 0 {
+            ends.oldest = mark;
+        }
+        if let Some(link) = self.link(before) {
+            link.newer = mark;
+        }
+        if let Some(link) = self.link(mark) {
+            *link = Link {
+                newer: 0,
+                older: before,
+            };
+        }
+        if let Some(count) = self.counts.get_mut(port.index()) {
+            *count = count.saturating_add(1);
+        }
+        self.total = self.total.saturating_add(1);
+    }
+
+    /// Strikes a slot from the port's list; it must be in it.
+    pub(super) fn strike(&mut self, port: PortId, slot: u32) {
+        let mark = slot.saturating_add(1);
+        let Some(link) = self.link(mark).map(std::mem::take) else {
+            return;
+        };
+        if let Some(newer) = self.link(link.newer) {
+            newer.older = link.older;
+        }
+        if let Some(older) = self.link(link.older) {
+            older.newer = link.newer;
+        }
+        if let Some(ends) = self.ends.get_mut(port.index()) {
+            if ends.newest == mark {
+                ends.newest = link.older;
+            }
+            if ends.oldest == mark {
+                ends.oldest = link.newer;
+            }
+        }
+        if let Some(count) = self.counts.get_mut(port.index()) {
+            *count = count.saturating_sub(1);
+        }
+        self.total = self.total.saturating_sub(1);
+    }
+
+    fn link(&mut self, mark: u32) -> Option<&mut Link> {
+        self.links.get_mut(mark.checked_sub(1)? as usize)
+    }
+}
