@@ -58,6 +58,9 @@ fn adopt(fd: &OwnedFd) -> Result<(), DoorbellError> {
 }
 
 /// The guest's signal to us: an eventfd to be registered with epoll, edge-triggered.
+///
+/// It has to be deleted from the epoll set before it is dropped. Closing does not do that here: the peer
+/// keeps the file open, and its writes would go on waking us.
 #[derive(Debug)]
 pub struct Kick(OwnedFd);
 

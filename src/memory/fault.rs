@@ -6,8 +6,9 @@
 //!
 //! 1. Before a region is used, its address range and the [`FaultFlag`] of its connection are entered in
 //!    a table. The entry leaves the table before the region is unmapped.
-//! 2. The handler looks the faulting address up. If it is ours, it puts anonymous zero pages over the
-//!    whole region, raises the flag and returns; the interrupted instruction runs again and finds zeros.
+//! 2. The handler looks the faulting address up. If it is ours, it raises the flag, puts anonymous zero
+//!    pages over the whole region and returns; the interrupted instruction runs again and finds zeros.
+//!    Whoever reads such a zero, in any thread, sees the flag raised if it looks afterwards.
 //! 3. The worker looks at the flag at the end of each burst, publishes nothing of the burst to that
 //!    port, and hands the connection to its attendant to be closed.
 //!
@@ -20,7 +21,7 @@
 
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering, compiler_fence, fence};
 use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 
 /// Why a connection's memory can no longer be trusted.
@@ -46,10 +47,14 @@ impl FaultFlag {
         Self::default()
     }
 
-    /// Whether the memory of this connection failed.
+    /// Whether the memory of this connection failed, at the latest in an access made before by this thread.
     #[inline]
     #[must_use]
     pub fn raised(&self) -> bool {
+        // The handler runs inside an access of this thread: the compiler must finish those first.
+        compiler_fence(Ordering::SeqCst);
+        // And zeros that another thread's handler put there were read before this.
+        fence(Ordering::Acquire);
         self.0.load(Ordering::Relaxed) != 0
     }
 
@@ -73,7 +78,7 @@ impl FaultFlag {
 /// Async-signal-safe: one compare-and-exchange.
 fn raise(flag: &AtomicU8, cause: FaultCause) {
     // A failed exchange means that an earlier cause is already there.
-    let _ = flag.compare_exchange(0, cause as u8, Ordering::Relaxed, Ordering::Relaxed);
+    let _ = flag.compare_exchange(0, cause as u8, Ordering::Release, Ordering::Relaxed);
 }
 
 /// Regions in a chunk of the table, and chunks at most: 1,024 ports with 512 regions each.
@@ -96,6 +101,25 @@ static HIGH_WATER: AtomicUsize = AtomicUsize::new(0);
 /// Numbers below the high-water mark that are free. Never touched by the handler.
 static FREE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
+/// Mappings that the process needs for itself, and for halves of regions that the handler splits.
+const SPARE_MAPPINGS: usize = 4096;
+
+/// Regions that may exist at once. The kernel allows a process `vm.max_map_count` mappings; if guests could
+/// use up the last one, the handler could not map its zero pages.
+fn capacity() -> usize {
+    static CAPACITY: OnceLock<usize> = OnceLock::new();
+    *CAPACITY.get_or_init(|| {
+        let setting = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+        capacity_for(&setting)
+    })
+}
+
+fn capacity_for(max_map_count: &str) -> usize {
+    let mappings = max_map_count.trim().parse().unwrap_or(65_530); // the kernel's default
+    let table = CHUNK.saturating_mul(CHUNKS);
+    table.min(usize::saturating_sub(mappings, SPARE_MAPPINGS))
+}
+
 fn entry(number: usize) -> Option<&'static Entry> {
     let chunk = TABLE.get(number.checked_div(CHUNK)?)?.get()?;
     chunk.get(number.checked_rem(CHUNK)?)
@@ -110,13 +134,16 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    /// Enters `len` bytes at `start`. `None` when the table is full.
+    /// Enters `len` bytes at `start`. `None` when there are too many regions.
     pub(super) fn enter(start: NonNull<u8>, len: usize, flag: &FaultFlag) -> Option<Self> {
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         let number = match free.pop() {
             Some(number) => number,
             None => {
                 let number = HIGH_WATER.load(Ordering::Relaxed);
+                if number >= capacity() {
+                    return None;
+                }
                 let chunk = TABLE.get(number.checked_div(CHUNK)?)?;
                 chunk.get_or_init(|| (0..CHUNK).map(|_| Entry::default()).collect());
                 HIGH_WATER.store(number.checked_add(1)?, Ordering::Release);
@@ -195,21 +222,29 @@ fn blank(start: usize, len: usize) -> bool {
     mapped != libc::MAP_FAILED
 }
 
+/// The part of a region that lies in the aligned block of `block` bytes (a power of two) around `address`.
+fn around(address: usize, block: usize, start: usize, len: usize) -> (usize, usize) {
+    let mask = block.wrapping_sub(1);
+    let from = (address & !mask).max(start);
+    let to = (address | mask).min(start.wrapping_add(len).wrapping_sub(1)); // the last byte
+    (from, to.wrapping_sub(from).wrapping_add(1))
+}
+
 /// Whether the fault at `address` was in a region of ours and is repaired.
 fn repair(address: usize) -> bool {
     let Some((start, len, flag)) = find(address) else {
         return false;
     };
-    if !blank(start, len) {
-        return false;
-    }
     let flag: *const AtomicU8 = std::ptr::with_exposed_provenance(flag);
-    // SAFETY: the entry covers an address that this thread was just accessing, so its region is alive,
-    // so its `Registration` is, whose `_flag` keeps this byte alive. `find` returned the three values of one
-    // registration (sequence number).
+    // SAFETY: the entry covers an address that this thread was just accessing, so its region is alive, so
+    // its `Registration` is, whose `_flag` keeps this byte alive. `find` returned the three values of
+    // one registration (sequence number).
     let flag = unsafe { &*flag };
     raise(flag, FaultCause::MemoryLost);
-    true
+    // A host that commits memory strictly may refuse as much as the whole; then a part has to do. The parts
+    // are those that mappings of huge pages can be cut into.
+    let parts = [2 << 20, 1 << 30].map(|block| around(address, block, start, len));
+    blank(start, len) || parts.iter().any(|(start, len)| blank(*start, *len))
 }
 
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();

@@ -44,6 +44,17 @@ fn install_handler() {
     });
 }
 
+/// A thread inherits the signals that its parent blocked; this one has to arrive.
+fn unblock() {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: `set` is large enough.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: initialised by the call above.
+    unsafe { libc::sigaddset(set.as_mut_ptr(), signal()) };
+    // SAFETY: as above; a null pointer for the old mask is allowed.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), ptr::null_mut()) };
+}
+
 impl Metronome {
     /// A metronome for the calling thread, stopped.
     ///
@@ -52,6 +63,7 @@ impl Metronome {
     /// When the kernel has no timer left (RLIMIT_SIGPENDING counts them).
     pub fn new() -> io::Result<Self> {
         install_handler();
+        unblock();
         // SAFETY: all-zero is a valid sigevent; the fields that SIGEV_THREAD_ID reads are set below.
         let mut event = unsafe { MaybeUninit::<libc::sigevent>::zeroed().assume_init() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;

@@ -5,7 +5,7 @@
 //! wait for ever. Everything else is read only from files that passed it.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -149,7 +149,7 @@ pub enum MapError {
         spec: RegionSpec,
     },
     /// All ports together have too many regions.
-    #[error("{spec}: the fault table is full")]
+    #[error("{spec}: all ports together have too many regions; raise vm.max_map_count")]
     TooMany {
         /// The region asked for.
         spec: RegionSpec,
@@ -329,7 +329,6 @@ fn map_file(
             source: errno.into(),
         }
     };
-    debug_assert!(fd.as_raw_fd() >= 0);
     // SAFETY: a null hint lets the kernel choose a free range, so no existing mapping is touched. The
     // memory is shared with a peer that writes at will; it is only ever accessed through volatile slices,
     // atomics and copies, never through a reference to plain bytes.

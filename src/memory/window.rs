@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use vm_memory::{Bytes, VolatileSlice};
 
 use super::fault::FaultCause;
-use super::table::{GuestMemory, settle};
+use super::table::{GuestMemory, put, settle};
 
 /// Why there is no window.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -183,8 +183,7 @@ impl Window {
     pub fn write(&self, offset: usize, from: &[u8]) {
         if let Some(part) = self.part(offset, from.len()) {
             let address = self.address(offset);
-            self.memory
-                .mutate(address, &part, |part| part.copy_from(from));
+            self.memory.mutate(address, &part, |part| put(part, from));
         }
     }
 
