@@ -114,7 +114,7 @@ fn capacity() -> usize {
     })
 }
 
-fn capacity_for(max_map_count: &str) -> usize {
+pub(super) fn capacity_for(max_map_count: &str) -> usize {
     let mappings = max_map_count.trim().parse().unwrap_or(65_530); // the kernel's default
     let table = CHUNK.saturating_mul(CHUNKS);
     table.min(usize::saturating_sub(mappings, SPARE_MAPPINGS))
@@ -295,33 +295,57 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
 
 /// Does what would have been done without us.
 fn hand_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    if let Some(previous) = PREVIOUS.get() {
-        let plain =
-            previous.sa_sigaction == libc::SIG_DFL || previous.sa_sigaction == libc::SIG_IGN;
-        if !plain && previous.sa_flags & libc::SA_SIGINFO != 0 {
-            type Action = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
-            // SAFETY: sigaction(2) returned this address with SA_SIGINFO and it is neither SIG_DFL nor
-            // SIG_IGN, so it is a function of this signature.
-            let action = unsafe { std::mem::transmute::<usize, Action>(previous.sa_sigaction) };
-            return action(signal, info, context);
-        }
-        if !plain {
-            // SAFETY: as above, without SA_SIGINFO: a function of one integer.
-            let action = unsafe {
-                std::mem::transmute::<usize, extern "C" fn(libc::c_int)>(previous.sa_sigaction)
-            };
-            return action(signal);
-        }
+    if !call_previous(signal, info, context) {
+        set_default(signal);
     }
+    // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo_t.
+    let sent = unsafe { &*info }.si_code <= 0;
+    // An access of ours faults again by itself when the handler returns. A signal that was sent has to be
+    // repeated if nobody wants it: the standard library's handler only restores the default action.
+    if sent && is_default(signal) {
+        // SAFETY: async-signal-safe; the signal stays blocked until the handler returns.
+        unsafe { libc::raise(signal) };
+    }
+}
+
+/// Whether there was a handler before ours; it has run then.
+fn call_previous(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) -> bool {
+    let Some(previous) = PREVIOUS.get() else {
+        return false;
+    };
+    let address = previous.sa_sigaction;
+    if address == libc::SIG_DFL || address == libc::SIG_IGN {
+        return false;
+    }
+    if previous.sa_flags & libc::SA_SIGINFO != 0 {
+        type Action = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+        // SAFETY: sigaction(2) returned this address with SA_SIGINFO, and it is neither SIG_DFL nor
+        // SIG_IGN, so it is a function of this signature.
+        let action = unsafe { std::mem::transmute::<usize, Action>(address) };
+        action(signal, info, context);
+    } else {
+        // SAFETY: as above, without SA_SIGINFO: a function of one integer.
+        let action = unsafe { std::mem::transmute::<usize, extern "C" fn(libc::c_int)>(address) };
+        action(signal);
+    }
+    true
+}
+
+fn set_default(signal: libc::c_int) {
     // SAFETY: all-zero is a valid sigaction: no flags, SIG_DFL.
     let default = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
     // SAFETY: `default` is complete, and sigaction is async-signal-safe.
     unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
-    // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo_t.
-    let sent = unsafe { &*info }.si_code <= 0;
-    if sent {
-        // An access of ours faults again by itself when the handler returns; this has to be repeated.
-        // SAFETY: async-signal-safe; the signal stays blocked until the handler returns.
-        unsafe { libc::raise(signal) };
-    }
+}
+
+fn is_default(signal: libc::c_int) -> bool {
+    // SAFETY: all-zero is a valid sigaction.
+    let mut now = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
+    // SAFETY: a null new action only asks for the present one, into a live local.
+    unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) };
+    now.sa_sigaction == libc::SIG_DFL
 }
