@@ -1,3 +1,5 @@
 //! One fault domain: session, rings, policy, counters and state of one guest.
 
+pub mod door;
+pub mod lanes;
 pub mod socket;
