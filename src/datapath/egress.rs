@@ -1,0 +1,593 @@
+//! Into the receivers' rings.
+//!
+//! A burst arrives sorted by receiver (see [`super::fanout`]). For each receiver: enter its ring once, reserve chains
+//! for all frames, copy all frames, then publish all of them with one store and notify once. Reserving first lets the
+//! destinations' lines be on their way while earlier frames are copied.
+//!
+//! - *All or nothing.* Nothing is published before every byte and header of it is written. When the
+//!   memory of either side failed meanwhile, the receiver's whole visit is abandoned: its used index does not move.
+//! - *A full receiver* loses the frame at once; nobody waits and nothing is queued (F-3).
+//! - *Offloads* that the receiver did not negotiate are completed on a private linear copy.
+
+use std::hash::{BuildHasher, RandomState};
+
+use super::offload::{Checksum, Delivery, Offload, Segment, Segmenter, complete_checksum};
+use super::slot::{Cursor, FRAME_MAX, HEADER_MAX, Slot, Slots, bytes_of};
+use crate::counters::{DropReason, Tally};
+use crate::fabric::{EgressTag, Fabric};
+use crate::frame::{Frame, vlan};
+use crate::memory::{Extent, GuestMemory};
+use crate::port::lanes::{Fault, Lanes, RxLane};
+use crate::ring::vnet::VnetHeader;
+use crate::ring::{BURST, ChainBurst, ReserveError, Reserved, Slots as Places};
+
+/// Bytes of a VLAN tag.
+const TAG: i16 = 4;
+
+/// Where the bytes behind the snapshots come from.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    /// The sender's memory; none for a frame of our own making, which is all snapshot.
+    pub(crate) memory: Option<&'a GuestMemory>,
+    pub(crate) chains: &'a ChainBurst,
+}
+
+impl Source<'_> {
+    pub(crate) fn extents(&self, slot: u8) -> &[Extent] {
+        self.chains
+            .chains()
+            .get(usize::from(slot))
+            .map(|chain| self.chains.extents(chain))
+            .unwrap_or_default()
+    }
+
+    fn faulted(&self) -> bool {
+        self.memory.is_some_and(GuestMemory::faulted)
+    }
+}
+
+/// What must happen to the tag of a frame on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TagEdit {
+    Keep,
+    To(EgressTag),
+}
+
+impl TagEdit {
+    fn of(slot: &Slot, egress: EgressTag) -> Self {
+        match (slot.tagged, egress) {
+            (false, EgressTag::Untagged) | (true, EgressTag::Tagged(_)) => Self::Keep,
+            _ => Self::To(egress),
+        }
+    }
+
+    /// Bytes that the frame grows by.
+    const fn shift(self) -> i16 {
+        match self {
+            Self::Keep => 0,
+            Self::To(EgressTag::Tagged(_)) => TAG,
+            Self::To(EgressTag::Untagged) => -TAG,
+        }
+    }
+
+    /// The bytes of a frame after the edit.
+    fn grown(self, len: u32) -> u32 {
+        len.saturating_add_signed(i32::from(self.shift()))
+    }
+
+    /// Writes the beginning of a frame, Ethernet header included, with its tag as it must be.
+    fn write(self, writer: &mut Writer<'_>, bytes: &[u8]) {
+        let tag = match self {
+            Self::Keep => return writer.put(bytes),
+            Self::To(EgressTag::Tagged(vid)) => Some(vid),
+            Self::To(EgressTag::Untagged) => None,
+        };
+        // The bytes were parsed when they were judged; they parse again.
+        let Ok(frame) = Frame::parse(bytes, u32::try_from(bytes.len()).unwrap_or(u32::MAX)) else {
+            return;
+        };
+        let head = vlan::retag(&frame, tag);
+        writer.put(head.bytes());
+        writer.put(bytes.get(head.replaces()..).unwrap_or_default());
+    }
+}
+
+/// A frame for which chains are reserved, to be copied when all are.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    slot: u8,
+    reserved: Reserved,
+    header: [u8; HEADER_MAX],
+    edit: TagEdit,
+    /// Already written: it was completed in software.
+    written: bool,
+}
+
+/// Scratch of one worker for the way out.
+pub(crate) struct Egress {
+    places: Places,
+    pending: Vec<Pending>,
+    linear: Vec<u8>,
+    tally: Tally,
+    /// Keys the choice of a receiver's queue, so that no guest can aim at one.
+    flow_seed: u64,
+    /// Extra work that the last delivery cost its sender: frames beyond one for each slot.
+    pub(crate) extra_frames: u32,
+    /// Extra bytes, likewise.
+    pub(crate) extra_bytes: u64,
+}
+
+/// What a visit to one receive ring found.
+enum Visit {
+    Done { notify: bool },
+    Abandoned,
+}
+
+impl Egress {
+    pub(crate) fn new() -> Self {
+        Self {
+            places: Places::new(),
+            pending: Vec::with_capacity(BURST),
+            linear: vec![0; FRAME_MAX as usize],
+            tally: Tally::new(),
+            flow_seed: RandomState::new().hash_one(BURST),
+            extra_frames: 0,
+            extra_bytes: 0,
+        }
+    }
+
+    /// Delivers the frames of `list` to one receiver, in order.
+    pub(crate) fn deliver(
+        &mut self,
+        source: Source<'_>,
+        slots: &mut Slots,
+        list: &[u8],
+        to: &Lanes,
+        fabric: &Fabric,
+    ) {
+        let receiving = to.receiving();
+        if receiving & receiving.wrapping_sub(1) == 0 {
+            let pair = u16::try_from(receiving.trailing_zeros()).unwrap_or(u16::MAX);
+            self.visit(source, slots, list.iter().copied(), to, pair, fabric);
+        } else {
+            self.spread(source, slots, list, to, receiving, fabric);
+        }
+        to.counters().add_egress(&mut self.tally);
+    }
+
+    /// A receiver with several queues: a flow stays on one of them, so that it keeps its order.
+    fn spread(
+        &mut self,
+        source: Source<'_>,
+        slots: &mut Slots,
+        list: &[u8],
+        to: &Lanes,
+        receiving: u32,
+        fabric: &Fabric,
+    ) {
+        let count = receiving.count_ones().max(1);
+        for index in list {
+            if let Some(slot) = slots.get_mut(*index) {
+                slot.hash_flow(self.flow_seed);
+            }
+        }
+        let mut left = receiving;
+        for turn in 0..count {
+            let pair = u16::try_from(left.trailing_zeros()).unwrap_or(u16::MAX);
+            left &= left.wrapping_sub(1);
+            let mut mine = [0u8; BURST];
+            let mut len = 0;
+            for index in list {
+                if slots
+                    .get_mut(*index)
+                    .is_some_and(|slot| slot.flow.unwrap_or(0) % count == turn)
+                    && let Some(place) = mine.get_mut(len)
+                {
+                    *place = *index;
+                    len += 1;
+                }
+            }
+            if len > 0 {
+                self.visit(source, slots, mine.into_iter().take(len), to, pair, fabric);
+            }
+        }
+    }
+
+    /// One visit to one receive ring.
+    fn visit(
+        &mut self,
+        source: Source<'_>,
+        slots: &mut Slots,
+        list: impl Iterator<Item = u8> + Clone,
+        to: &Lanes,
+        pair: u16,
+        fabric: &Fabric,
+    ) {
+        for index in list.clone() {
+            self.tally
+                .enter(slots.get_mut(index).map_or(0, |slot| slot.len));
+        }
+        let mut guard = to.rx(pair);
+        let lane = guard.as_mut().and_then(|slot| slot.as_mut());
+        let Some(lane) = lane.filter(|_| !to.faulted()) else {
+            return self.lose_all(slots, list, DropReason::ReceiverDown);
+        };
+        if lane.broken.is_some() {
+            return self.lose_all(slots, list, DropReason::ReceiverFault);
+        }
+        if let Err(broken) = lane.ring.begin() {
+            lane.broken = Some(broken);
+            to.counters().events.faults.increment();
+            return self.lose_all(slots, list, DropReason::ReceiverFault);
+        }
+        self.reserve(source, slots, list, lane, to, fabric);
+        self.copy(source, slots, lane);
+        let malformed = lane.ring.take_malformed();
+        to.counters()
+            .events
+            .malformed_chains
+            .add(u64::from(malformed.count));
+        match self.conclude(source, slots, lane, to) {
+            Visit::Done { notify: true } => {
+                let call = lane.call.clone();
+                drop(guard);
+                to.counters().events.calls.increment();
+                if call.is_some_and(|call| call.ring().is_err()) {
+                    to.raise(Fault::CallBlocked);
+                }
+            }
+            Visit::Done { notify: false } => to.counters().events.calls_suppressed.increment(),
+            Visit::Abandoned => {}
+        }
+    }
+
+    /// First pass: chains for every frame. What needs completion in software is cut and written at once, in its turn.
+    fn reserve(
+        &mut self,
+        source: Source<'_>,
+        slots: &mut Slots,
+        list: impl Iterator<Item = u8>,
+        lane: &mut RxLane,
+        to: &Lanes,
+        fabric: &Fabric,
+    ) {
+        self.places.clear();
+        self.pending.clear();
+        let mtu = to.mtu();
+        for index in list {
+            let Some(slot) = slots.get_mut(index) else {
+                continue;
+            };
+            let edit = TagEdit::of(slot, fabric.egress_tag(to.id(), slot.vid));
+            let len = edit.grown(slot.len);
+            let delivery = match slot.offload {
+                _ if slot.exceeds(mtu) => Err(DropReason::OverMtu),
+                Offload::None => Ok(Delivery::AsIs(VnetHeader::default())),
+                offload => Ok(offload.delivery(lane.features, edit.shift())),
+            };
+            let result = delivery.and_then(|delivery| match delivery {
+                Delivery::AsIs(header) => {
+                    let reserved = self.room(source, slots, lane, len)?;
+                    for extent in self.places.extents(&reserved).iter().take(2) {
+                        lane.ring.memory().prefetch_write(*extent);
+                    }
+                    let header = header.with_buffers(reserved.buffers).encode();
+                    self.pending.push(Pending {
+                        slot: index,
+                        reserved,
+                        header,
+                        edit,
+                        written: false,
+                    });
+                    Ok(())
+                }
+                Delivery::Complete(plan) => self.complete(source, slots, index, edit, lane, plan),
+                Delivery::Segments { segment, partial } => {
+                    self.cut(source, slots, index, edit, lane, segment, partial)
+                }
+            });
+            if let Err(reason) = result {
+                self.tally.lose(reason);
+                if let Some(slot) = slots.get_mut(index) {
+                    slot.refused(reason);
+                }
+            }
+        }
+    }
+
+    /// Chains for one frame of `len` bytes. When the notes are full, what is noted is written first.
+    #[inline]
+    fn room(
+        &mut self,
+        source: Source<'_>,
+        slots: &mut Slots,
+        lane: &mut RxLane,
+        len: u32,
+    ) -> Result<Reserved, DropReason> {
+        let want = len.saturating_add(bytes_of(lane.header_len));
+        match lane.ring.reserve(want, &mut self.places) {
+            Err(ReserveError::SlotsFull) => {
+                self.copy(source, slots, lane);
+                self.places.clear();
+                lane.ring.reserve(want, &mut self.places).map_err(reason_of)
+            }
+            other => other.map_err(reason_of),
+        }
+    }
+
+    /// Second pass: headers, snapshots, and the rest from guest to guest.
+    fn copy(&mut self, source: Source<'_>, slots: &mut Slots, lane: &RxLane) {
+        let memory = lane.ring.memory();
+        for pending in self.pending.iter_mut().filter(|pending| !pending.written) {
+            pending.written = true;
+            let Some(slot) = slots.get_mut(pending.slot) else {
+                continue;
+            };
+            let mut writer = Writer::new(memory, self.places.extents(&pending.reserved));
+            let tail = slot.tail();
+            let tail_len = slot.tail_len();
+            if pending.edit == TagEdit::Keep {
+                writer.put(slot.framed(&pending.header, lane.header_len));
+            } else {
+                writer.put(pending.header.get(..lane.header_len).unwrap_or_default());
+                pending.edit.write(&mut writer, slot.snapshot());
+            }
+            if tail_len > 0
+                && let Some(from) = source.memory
+            {
+                writer.put_from(from, tail, source.extents(pending.slot), tail_len);
+            }
+        }
+    }
+
+    /// Writes one frame whose checksum the receiver wants complete.
+    fn complete(
+        &mut self,
+        source: Source<'_>,
+        slots: &mut Slots,
+        index: u8,
+        edit: TagEdit,
+        lane: &mut RxLane,
+        plan: Checksum,
+    ) -> Result<(), DropReason> {
+        let len = self.linearise(source, slots, index)?;
+        let frame = self
+            .linear
+            .get_mut(..len)
+            .ok_or(DropReason::NotSegmentable)?;
+        if !complete_checksum(frame, plan) {
+            return Err(DropReason::NotSegmentable);
+        }
+        let reserved = self.room(
+            source,
+            slots,
+            lane,
+            edit.grown(u32::try_from(len).unwrap_or(u32::MAX)),
+        )?;
+        let header = VnetHeader::default()
+            .with_buffers(reserved.buffers)
+            .encode();
+        let mut writer = Writer::new(lane.ring.memory(), self.places.extents(&reserved));
+        writer.put(header.get(..lane.header_len).unwrap_or_default());
+        edit.write(&mut writer, self.linear.get(..len).unwrap_or_default());
+        self.pending.push(Pending {
+            slot: index,
+            reserved,
+            header,
+            edit,
+            written: true,
+        });
+        Ok(())
+    }
+
+    /// Writes one frame as the segments that it stands for. If the receiver's buffers run out on the way, what was
+    /// written of it is delivered and the frame counts as undelivered, as on any path where segments get lost.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the whole context of one frame on its way out"
+    )]
+    fn cut(
+        &mut self,
+        source: Source<'_>,
+        slots: &mut Slots,
+        index: u8,
+        edit: TagEdit,
+        lane: &mut RxLane,
+        segment: Segment,
+        partial: bool,
+    ) -> Result<(), DropReason> {
+        let len = self.linearise(source, slots, index)?;
+        // Taken out while segments are read from it, since `room` may have to write other frames meanwhile.
+        let linear = std::mem::take(&mut self.linear);
+        let frame = linear.get(..len).unwrap_or_default();
+        let last = self.cut_frame(frame, source, slots, edit, lane, segment, partial);
+        self.linear = linear;
+        let (reserved, header) = last?;
+        self.pending.push(Pending {
+            slot: index,
+            reserved,
+            header,
+            edit,
+            written: true,
+        });
+        Ok(())
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the whole context of one frame on its way out"
+    )]
+    fn cut_frame(
+        &mut self,
+        frame: &[u8],
+        source: Source<'_>,
+        slots: &mut Slots,
+        edit: TagEdit,
+        lane: &mut RxLane,
+        segment: Segment,
+        partial: bool,
+    ) -> Result<(Reserved, [u8; HEADER_MAX]), DropReason> {
+        let segmenter = if partial {
+            Segmenter::partial(segment, frame)
+        } else {
+            Segmenter::complete(segment, frame)
+        };
+        let mut segmenter = segmenter.ok_or(DropReason::NotSegmentable)?;
+        let header = segmenter.header(edit.shift());
+        let mut last = None;
+        while let Some(cut) = segmenter.next_cut() {
+            let len = edit.grown(u32::try_from(cut.len()).unwrap_or(u32::MAX));
+            let reserved = self.room(source, slots, lane, len)?;
+            let header = header.with_buffers(reserved.buffers).encode();
+            let mut writer = Writer::new(lane.ring.memory(), self.places.extents(&reserved));
+            writer.put(header.get(..lane.header_len).unwrap_or_default());
+            edit.write(&mut writer, cut.head);
+            writer.put(frame.get(cut.payload.clone()).unwrap_or_default());
+            self.extra_frames = self.extra_frames.saturating_add(1);
+            last = Some((reserved, header));
+        }
+        last.ok_or(DropReason::NotSegmentable)
+    }
+
+    /// Copies a frame into private memory, whole; returns its length.
+    fn linearise(
+        &mut self,
+        source: Source<'_>,
+        slots: &mut Slots,
+        index: u8,
+    ) -> Result<usize, DropReason> {
+        let slot = slots.get_mut(index).ok_or(DropReason::NotSegmentable)?;
+        let snapshot = slot.snapshot();
+        let (head, rest) = self
+            .linear
+            .split_at_mut_checked(snapshot.len())
+            .ok_or(DropReason::NotSegmentable)?;
+        head.copy_from_slice(snapshot);
+        if let (Some(memory), Some(rest)) =
+            (source.memory, rest.get_mut(..slot.tail_len() as usize))
+        {
+            slot.tail().read(memory, source.extents(index), rest);
+        }
+        self.extra_bytes = self.extra_bytes.saturating_add(u64::from(slot.len));
+        Ok(slot.len as usize)
+    }
+
+    /// Publishes the visit, or abandons it when the memory of either side failed.
+    fn conclude(
+        &mut self,
+        source: Source<'_>,
+        slots: &mut Slots,
+        lane: &mut RxLane,
+        to: &Lanes,
+    ) -> Visit {
+        let reason = if lane.ring.memory().faulted() {
+            to.raise(Fault::MemoryLost);
+            Some(DropReason::ReceiverFault)
+        } else if source.faulted() {
+            Some(DropReason::SenderFault)
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            lane.ring.abandon();
+            for pending in self.pending.drain(..) {
+                self.tally.lose(reason);
+                if let Some(slot) = slots.get_mut(pending.slot) {
+                    slot.refused(reason);
+                }
+            }
+            return Visit::Abandoned;
+        }
+        for pending in self.pending.drain(..) {
+            if let Some(slot) = slots.get_mut(pending.slot) {
+                self.tally.pass(slot.len);
+                slot.delivered();
+            }
+        }
+        Visit::Done {
+            notify: lane.ring.publish(),
+        }
+    }
+
+    fn lose_all(&mut self, slots: &mut Slots, list: impl Iterator<Item = u8>, reason: DropReason) {
+        for index in list {
+            self.tally.lose(reason);
+            if let Some(slot) = slots.get_mut(index) {
+                slot.refused(reason);
+            }
+        }
+    }
+}
+
+/// What the receiver's ring had against a frame.
+const fn reason_of(error: ReserveError) -> DropReason {
+    match error {
+        ReserveError::NoBuffers => DropReason::ReceiverFull,
+        ReserveError::TooSmall | ReserveError::TooManyPieces | ReserveError::SlotsFull => {
+            DropReason::ReceiverTooSmall
+        }
+    }
+}
+
+/// Writes one byte stream over the places that were reserved for it.
+struct Writer<'a> {
+    memory: &'a GuestMemory,
+    next: std::slice::Iter<'a, Extent>,
+    place: Extent,
+}
+
+impl<'a> Writer<'a> {
+    #[inline]
+    fn new(memory: &'a GuestMemory, places: &'a [Extent]) -> Self {
+        let mut next = places.iter();
+        let place = next.next().copied().unwrap_or_default();
+        Self {
+            memory,
+            next,
+            place,
+        }
+    }
+
+    /// The next `want` bytes' place, as far as it lies in one piece.
+    #[inline]
+    fn advance(&mut self, want: u32) -> Option<Extent> {
+        while self.place.is_empty() {
+            self.place = *self.next.next()?;
+        }
+        let here = self.place.take(want);
+        self.place = self.place.skip(want);
+        Some(here)
+    }
+
+    #[inline]
+    fn put(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let Some(here) = self.advance(u32::try_from(bytes.len()).unwrap_or(u32::MAX)) else {
+                return;
+            };
+            let Some((now, later)) = bytes.split_at_checked(here.len() as usize) else {
+                return;
+            };
+            self.memory.write(here, now);
+            bytes = later;
+        }
+    }
+
+    /// Copies `len` bytes from another guest's memory.
+    fn put_from(&mut self, from: &GuestMemory, tail: Cursor, extents: &[Extent], mut len: u32) {
+        for mut extent in tail.rest(extents) {
+            extent = extent.take(len);
+            len = len.wrapping_sub(extent.len());
+            while !extent.is_empty() {
+                let Some(here) = self.advance(extent.len()) else {
+                    return;
+                };
+                GuestMemory::copy((from, extent.take(here.len())), (self.memory, here));
+                extent = extent.skip(here.len());
+            }
+            if len == 0 {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! One burst of one ring: the way of a frame, stage by stage.
+//!
+//! ```text
+//! collect   chains, checked                          (ring)
+//! snapshot  the first bytes of each, private         (slot)
+//! judge     offload asked for, guard, fabric, gate   (offload, policy, fabric)
+//! deliver   receiver by receiver                     (fanout, egress)
+//! complete  every head goes back, one notification   (ring)
+//! ```
+//!
+//! Each stage passes over the whole burst before the next begins, so that the memory that a stage needs was asked
+//! for by the one before it.
+
+use std::sync::Arc;
+
+use super::Gate;
+use super::budget::Credit;
+use super::egress::{Egress, Source};
+use super::fanout::Fanout;
+use super::offload::{Offload, Sender};
+use super::slot::{Outcome, SNAPSHOT_MAX, Slot, Slots};
+use super::worker::Visit;
+use crate::clock::Tick;
+use crate::counters::{DropReason, MAX_PORTS, PortId, Tally};
+use crate::fabric::{Kind, LookupCache};
+use crate::frame::Frame;
+use crate::memory::Extent;
+use crate::port::lanes::{Fault, Lanes, TxLane};
+use crate::ring::{BURST, ChainBurst};
+
+/// The longest IP packet of a port that was told no MTU.
+const NO_MTU: u16 = u16::MAX;
+
+/// The scratch of a worker, and the stages.
+pub(crate) struct Step {
+    chains: ChainBurst,
+    slots: Slots,
+    fanout: Fanout,
+    egress: Egress,
+    tally: Tally,
+    list: Vec<u8>,
+}
+
+impl Step {
+    pub(crate) fn new() -> Self {
+        Self {
+            chains: ChainBurst::new(),
+            slots: Slots::new(),
+            fanout: Fanout::new(),
+            egress: Egress::new(),
+            tally: Tally::new(),
+            list: Vec::with_capacity(BURST),
+        }
+    }
+
+    /// Takes a burst from transmit ring `pair` of a port and delivers it.
+    #[allow(clippy::too_many_arguments)]
+    #[inline]
+    pub(crate) fn visit(
+        &mut self,
+        lanes: &Lanes,
+        pair: u16,
+        ports: &[Arc<Lanes>],
+        gate: &Gate,
+        now: Tick,
+        credit: &mut Credit,
+        cache: &mut LookupCache,
+        greeted: &mut bool,
+    ) -> Visit {
+        let Some(mut slot) = lanes.tx(pair) else {
+            return Visit::Gone;
+        };
+        let Some(lane) = slot.as_mut() else {
+            return Visit::Gone;
+        };
+        if lane.broken.is_some() || lanes.faulted() {
+            return Visit::Gone;
+        }
+        if !std::mem::replace(greeted, true) {
+            lane.ring.disable_kicks();
+        }
+        let Some(mut budget) = credit.budget() else {
+            return Visit::Skipped;
+        };
+        let before = budget;
+        match lane.ring.collect(&mut self.chains, &mut budget) {
+            Ok(0) => return Visit::Idle,
+            Ok(_) => {}
+            Err(broken) => {
+                lane.broken = Some(broken);
+                lanes.counters().events.faults.increment();
+                return Visit::Gone;
+            }
+        }
+        let frames = self.burst(lanes, lane, ports, gate, now, cache);
+        credit.spend(
+            frames.saturating_add(self.egress.extra_frames),
+            u64::from(before.bytes.saturating_sub(budget.bytes))
+                .saturating_add(self.egress.extra_bytes),
+            before.descriptors.saturating_sub(budget.descriptors),
+        );
+        if lane.ring.memory().faulted() {
+            lanes.raise(Fault::MemoryLost);
+            return Visit::Gone;
+        }
+        if lane.ring.should_notify() {
+            let call = lane.call.clone();
+            drop(slot);
+            lanes.counters().events.calls.increment();
+            if call.is_some_and(|call| call.ring().is_err()) {
+                lanes.raise(Fault::CallBlocked);
+            }
+        } else {
+            lanes.counters().events.calls_suppressed.increment();
+        }
+        Visit::Worked(frames)
+    }
+
+    /// Snapshot, judge, deliver, complete, count.
+    fn burst(
+        &mut self,
+        lanes: &Lanes,
+        lane: &mut TxLane,
+        ports: &[Arc<Lanes>],
+        gate: &Gate,
+        now: Tick,
+        cache: &mut LookupCache,
+    ) -> u32 {
+        (self.egress.extra_frames, self.egress.extra_bytes) = (0, 0);
+        let sender = Sender {
+            features: lane.features,
+            mtu: lanes.mtu().unwrap_or(NO_MTU),
+        };
+        let memory = lane.ring.memory();
+        let mut malformed = 0;
+        for (slot, chain) in self.slots.of(&self.chains) {
+            let extents = self.chains.extents(chain);
+            slot.take(
+                memory,
+                chain,
+                extents,
+                lane.header_len,
+                sender.has_offloads(),
+            );
+            malformed += u64::from(chain.fault.is_some());
+        }
+        lanes.counters().events.malformed_chains.add(malformed);
+        let count = self.chains.chains().len();
+        let source = Source {
+            memory: Some(memory),
+            chains: &self.chains,
+        };
+        let veto = if memory.faulted() {
+            Some(DropReason::SenderFault)
+        } else if lane.enabled {
+            None
+        } else {
+            Some(DropReason::RingDisabled)
+        };
+        for index in (0u8..).take(count) {
+            let Some(slot) = self
+                .slots
+                .get_mut(index)
+                .filter(|slot| slot.outcome == Outcome::Open)
+            else {
+                continue;
+            };
+            let judged = match veto {
+                Some(reason) => Err(reason),
+                None => judge(
+                    slot,
+                    index,
+                    source,
+                    sender,
+                    lanes.id(),
+                    ports,
+                    gate,
+                    now,
+                    cache,
+                    &mut self.fanout,
+                ),
+            };
+            if let Err(reason) = judged {
+                slot.refused(reason);
+            }
+            if self.fanout.room() < MAX_PORTS {
+                deliver(
+                    &mut self.egress,
+                    &mut self.fanout,
+                    &mut self.list,
+                    source,
+                    &mut self.slots,
+                    ports,
+                    gate,
+                );
+            }
+        }
+        deliver(
+            &mut self.egress,
+            &mut self.fanout,
+            &mut self.list,
+            source,
+            &mut self.slots,
+            ports,
+            gate,
+        );
+        lane.ring.complete(&self.chains);
+        self.count(lanes, count);
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// Sends a RARP frame of `mac` as if the guest had (vhost-user: SEND_RARP), so that switches learn where it is.
+    pub(crate) fn announce(
+        &mut self,
+        lanes: &Lanes,
+        mac: [u8; 6],
+        ports: &[Arc<Lanes>],
+        gate: &Gate,
+        now: Tick,
+    ) {
+        self.chains.clear();
+        let Some(slot) = self.slots.get_mut(0) else {
+            return;
+        };
+        slot.put(&rarp(mac));
+        let source = Source {
+            memory: None,
+            chains: &self.chains,
+        };
+        let sender = Sender {
+            features: 0,
+            mtu: NO_MTU,
+        };
+        let mut cache = LookupCache::default();
+        let judged = judge(
+            slot,
+            0,
+            source,
+            sender,
+            lanes.id(),
+            ports,
+            gate,
+            now,
+            &mut cache,
+            &mut self.fanout,
+        );
+        if let Err(reason) = judged {
+            slot.refused(reason);
+        }
+        deliver(
+            &mut self.egress,
+            &mut self.fanout,
+            &mut self.list,
+            source,
+            &mut self.slots,
+            ports,
+            gate,
+        );
+        self.count(lanes, 1);
+    }
+
+    /// After a panic: forgets the burst, counts its frames as abandoned, and takes back what it had reserved anywhere.
+    pub(crate) fn recover(&mut self, lanes: &Lanes, ports: &[Arc<Lanes>]) {
+        for receiver in ports {
+            for pair in 0..receiver.pairs() {
+                if let Some(lane) = receiver.rx(pair).as_mut().and_then(|slot| slot.as_mut()) {
+                    lane.ring.abandon();
+                }
+            }
+        }
+        self.fanout.clear();
+        self.egress = Egress::new();
+        self.tally = Tally::new();
+        for _ in self.chains.chains() {
+            self.tally.enter(0);
+            self.tally.lose(DropReason::StepAbandoned);
+        }
+        lanes.counters().add_ingress(&mut self.tally);
+        self.chains.clear();
+    }
+
+    /// Puts the outcome of the first `count` slots into the port's books.
+    fn count(&mut self, lanes: &Lanes, count: usize) {
+        for slot in self.slots.first(count) {
+            self.tally.enter(slot.len);
+            match slot.outcome {
+                Outcome::Forwarded => self.tally.pass(slot.len),
+                Outcome::Dropped(reason) => self.tally.lose(reason),
+                // A frame that was judged and offered to nobody: every way out above gives an outcome.
+                Outcome::Open => self.tally.lose(DropReason::NoDestination),
+            }
+        }
+        lanes.counters().add_ingress(&mut self.tally);
+    }
+}
+
+/// Judges one frame and notes where it goes.
+#[allow(clippy::too_many_arguments)]
+#[inline]
+fn judge(
+    slot: &mut Slot,
+    index: u8,
+    source: Source<'_>,
+    sender: Sender,
+    from: PortId,
+    ports: &[Arc<Lanes>],
+    gate: &Gate,
+    now: Tick,
+    cache: &mut LookupCache,
+    fanout: &mut Fanout,
+) -> Result<(), DropReason> {
+    slot.offload = asked_for(slot, source.extents(index), source, sender)?;
+    let frame = Frame::parse(slot.snapshot(), slot.len)?;
+    let tagged = frame.tag().is_some();
+    let admitted = gate.policy.admit(from, frame)?;
+    let destinations = gate.fabric.forward(&admitted, now, cache);
+    match destinations.kind() {
+        Kind::Drop(reason) => return Err(reason),
+        Kind::Port(to) => fanout.push(&gate.policy.permit(&admitted, to)?, index),
+        Kind::Flood => {
+            let mut refusal = DropReason::NoDestination;
+            let mut copies = 0;
+            for to in gate.fabric.ports(&destinations).iter() {
+                // A port without a guest is no destination of a flood; a guest that is not ready loses nothing.
+                if !ports
+                    .get(to.index())
+                    .is_some_and(|lanes| lanes.is_receiving())
+                {
+                    continue;
+                }
+                match gate.policy.permit(&admitted, to) {
+                    Ok(permit) => {
+                        fanout.push(&permit, index);
+                        copies += 1;
+                    }
+                    Err(reason) => refusal = reason,
+                }
+            }
+            if copies == 0 {
+                return Err(refusal);
+            }
+        }
+    }
+    slot.vid = destinations.vid();
+    slot.tagged = tagged;
+    Ok(())
+}
+
+/// What the sender asks for, judged against the headers of the frame. Headers that run past the snapshot extend it, once.
+#[inline]
+fn asked_for(
+    slot: &mut Slot,
+    extents: &[Extent],
+    source: Source<'_>,
+    sender: Sender,
+) -> Result<Offload, DropReason> {
+    let first = judge_offload(slot, sender);
+    match (first, source.memory) {
+        (Err(DropReason::HeadersTooLong), Some(memory)) if slot.can_extend() => {
+            slot.extend(memory, extents, SNAPSHOT_MAX);
+            judge_offload(slot, sender)
+        }
+        _ => first,
+    }
+}
+
+#[inline]
+fn judge_offload(slot: &Slot, sender: Sender) -> Result<Offload, DropReason> {
+    Offload::judge(&slot.sent, slot.len, sender, || {
+        super::headers::of(slot.snapshot(), slot.len)
+    })
+}
+
+/// Hands the sorted burst to the receivers.
+fn deliver(
+    egress: &mut Egress,
+    fanout: &mut Fanout,
+    list: &mut Vec<u8>,
+    source: Source<'_>,
+    slots: &mut Slots,
+    ports: &[Arc<Lanes>],
+    gate: &Gate,
+) {
+    while let Some(to) = fanout.take(list) {
+        if let Some(lanes) = ports.get(to.index()) {
+            egress.deliver(source, slots, list, lanes, &gate.fabric);
+        }
+    }
+}
+
+/// A RARP request for `mac` (RFC 903), as a guest's host sends it for a guest that has moved.
+fn rarp(mac: [u8; 6]) -> [u8; 60] {
+    let mut frame = [0u8; 60];
+    let parts: [&[u8]; 7] = [
+        &[0xff; 6],
+        &mac,
+        // RARP; Ethernet, IPv4, 6 and 4 bytes of address; request reverse.
+        &[0x80, 0x35, 0x00, 0x01, 0x08, 0x00, 6, 4, 0x00, 0x03],
+        &mac,
+        &[0; 4],
+        &mac,
+        &[0; 4],
+    ];
+    for (to, from) in frame.iter_mut().zip(parts.into_iter().flatten()) {
+        *to = *from;
+    }
+    frame
+}

@@ -1,0 +1,341 @@
+//! One worker: rounds over the rings that have work, sleep when none has.
+//!
+//! # Theory of operation
+//!
+//! A worker owns the transmit rings of its ports. A ring is either *polled*, then it is visited every round, or
+//! *armed*, then its guest has been asked to kick. A started or kicked ring is polled; one that was silent for as long
+//! as a wake-up costs is armed, looked at once more, and left. So a round costs what the active rings cost, however many
+//! silent neighbours there are, and a worker none of whose rings is polled sleeps in `epoll_wait`.
+//!
+//! ```text
+//!            kick, start                       silent for `spin`
+//!   armed ---------------> polled --- visit --------------------> arm, fence, look again
+//!     ^                      ^                                          |
+//!     |                      +------- work arrived meanwhile -----------+
+//!     +------------------------------ none -----------------------------+
+//! ```
+//!
+//! While it runs, a worker looks at its door every [`LOOK`] for kicks of armed rings and for notes. Each visit has a budget
+//! (see [`super::budget`]). A step that panics is caught: its port is faulted, everything else goes on.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+use rustix::event::epoll;
+
+use super::budget::Credit;
+use super::step::Step;
+use super::{Gate, PollMode};
+use crate::clock::{Clock, Tick};
+use crate::counters::PortId;
+use crate::fabric::LookupCache;
+use crate::memory::Metronome;
+use crate::port::door::{Door, Knock, Note, RingKey};
+use crate::port::lanes::{Fault, Lanes, MAX_PAIRS};
+
+/// How often a busy worker looks at its door: a system call of some 200 ns, so under 1 % of its time.
+const LOOK: Duration = Duration::from_micros(25);
+/// Events taken from the door at once.
+const EVENTS: usize = 256;
+
+/// What a worker has done, for status. Written by the worker once a round.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Effort {
+    /// Cycles spent in visits that found work.
+    pub(crate) busy: AtomicU64,
+    /// Frames taken from rings.
+    pub(crate) frames: AtomicU64,
+    /// Visits that found work.
+    pub(crate) bursts: AtomicU64,
+    /// Times that it went to sleep.
+    pub(crate) sleeps: AtomicU64,
+}
+
+/// A ring that is visited every round.
+#[derive(Debug)]
+struct Polled {
+    key: RingKey,
+    credit: Credit,
+    /// Cycle counter when it last had work.
+    last_work: u64,
+    /// Whether its guest may skip kicks: set at the first visit.
+    greeted: bool,
+    cache: LookupCache,
+}
+
+/// What a visit found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Visit {
+    /// Nothing to do.
+    Idle,
+    /// That many frames.
+    Worked(u32),
+    /// The ring is in debt to the others.
+    Skipped,
+    /// The ring does not run, or is broken: do not come again unasked.
+    Gone,
+}
+
+/// One worker. Lives on a thread of its own.
+pub(crate) struct Worker {
+    door: Arc<Door>,
+    ports: Arc<[Arc<Lanes>]>,
+    gate: Cache<Arc<ArcSwap<Gate>>, Arc<Gate>>,
+    clock: Clock,
+    poll: PollMode,
+    spin: u64,
+    look: u64,
+    effort: Arc<Effort>,
+    polled: Vec<Polled>,
+    is_polled: Box<[bool]>,
+    step: Step,
+    notes: Vec<Note>,
+    now: Tick,
+    stopping: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        door: Arc<Door>,
+        ports: Arc<[Arc<Lanes>]>,
+        gate: &Arc<ArcSwap<Gate>>,
+        clock: Clock,
+        poll: PollMode,
+        spin: Duration,
+        effort: Arc<Effort>,
+    ) -> Self {
+        let rings = ports.len() * usize::from(MAX_PAIRS);
+        let cycles = |span: Duration| cycles_in(&clock, span);
+        let (spin, look) = (cycles(spin), cycles(LOOK));
+        Self {
+            door,
+            gate: Cache::new(Arc::clone(gate)),
+            poll,
+            spin,
+            look,
+            effort,
+            polled: Vec::with_capacity(rings),
+            is_polled: vec![false; rings].into_boxed_slice(),
+            step: Step::new(),
+            notes: Vec::new(),
+            now: clock.now(),
+            clock,
+            ports,
+            stopping: false,
+        }
+    }
+
+    /// Runs until [`Note::Stop`].
+    pub(crate) fn run(mut self) {
+        let metronome = Metronome::new();
+        if let Err(error) = &metronome {
+            tracing::warn!(%error, "no timer for this worker: a front-end whose call descriptor blocks could hold it up");
+        }
+        let mut events = Vec::with_capacity(EVENTS);
+        let mut looked = 0;
+        loop {
+            let cycles = self.clock.cycles();
+            if cycles.wrapping_sub(looked) >= self.look {
+                looked = cycles;
+                self.now = self.clock.now();
+                self.look_at_door(&mut events, Some(0));
+            }
+            if self.stopping {
+                return;
+            }
+            self.round(cycles);
+            if self.polled.is_empty() {
+                if let Ok(metronome) = &metronome {
+                    metronome.stop();
+                }
+                self.effort.sleeps.fetch_add(1, Ordering::Relaxed);
+                self.look_at_door(&mut events, None);
+                self.now = self.clock.now();
+                if let Ok(metronome) = &metronome {
+                    metronome.start();
+                }
+            }
+        }
+    }
+
+    /// Takes kicks and notes; waits for one if `timeout_ms` is `None`.
+    fn look_at_door(&mut self, events: &mut Vec<epoll::Event>, timeout_ms: Option<u32>) {
+        let door = Arc::clone(&self.door);
+        for knock in door.wait(events, timeout_ms) {
+            if let Knock::Kicked(key) = knock {
+                if let Some(lanes) = self.ports.get(key.port.index()) {
+                    lanes.counters().events.kicks.increment();
+                }
+                self.poll(key);
+            }
+        }
+        let mut notes = std::mem::take(&mut self.notes);
+        self.door.collect(&mut notes);
+        for note in notes.drain(..) {
+            match note {
+                Note::Started(key) => self.poll(key),
+                Note::Announce(port) => self.announce(port),
+                Note::Ring(key) => self.ring(key),
+                Note::Stop => self.stopping = true,
+            }
+        }
+        self.notes = notes;
+    }
+
+    fn flag(&mut self, key: RingKey) -> Option<&mut bool> {
+        self.is_polled
+            .get_mut(key.port.index() * usize::from(MAX_PAIRS) + usize::from(key.pair))
+    }
+
+    /// From now on, visits this ring every round.
+    fn poll(&mut self, key: RingKey) {
+        let last_work = self.clock.cycles();
+        let Some(flag) = self.flag(key) else { return };
+        if !std::mem::replace(flag, true) {
+            self.polled.push(Polled {
+                key,
+                credit: Credit::default(),
+                last_work,
+                greeted: false,
+                cache: LookupCache::default(),
+            });
+        }
+    }
+
+    /// One visit to each polled ring.
+    fn round(&mut self, mut cycles: u64) {
+        let mut index = 0;
+        while index < self.polled.len() {
+            let visit = self.visit(index);
+            let Some(polled) = self.polled.get_mut(index) else {
+                return;
+            };
+            let leave = match visit {
+                Visit::Worked(frames) => {
+                    let end = self.clock.cycles();
+                    self.effort
+                        .busy
+                        .fetch_add(end.wrapping_sub(cycles), Ordering::Relaxed);
+                    self.effort
+                        .frames
+                        .fetch_add(u64::from(frames), Ordering::Relaxed);
+                    self.effort.bursts.fetch_add(1, Ordering::Relaxed);
+                    polled.last_work = end;
+                    cycles = end;
+                    false
+                }
+                Visit::Skipped => false,
+                Visit::Gone => true,
+                Visit::Idle => match self.poll {
+                    PollMode::Always => false,
+                    PollMode::Adaptive if cycles.wrapping_sub(polled.last_work) < self.spin => {
+                        false
+                    }
+                    PollMode::Adaptive | PollMode::Never => arm(&self.ports, polled),
+                },
+            };
+            if leave {
+                let key = self.polled.swap_remove(index).key;
+                if let Some(flag) = self.flag(key) {
+                    *flag = false;
+                }
+            } else {
+                index += 1;
+            }
+        }
+        std::hint::spin_loop();
+    }
+
+    /// One visit to one ring. A panic in it is caught here and becomes its port's fault.
+    fn visit(&mut self, index: usize) -> Visit {
+        let (step, now, gate) = (&mut self.step, self.now, self.gate.load());
+        let Some(polled) = self.polled.get_mut(index) else {
+            return Visit::Gone;
+        };
+        let Some(lanes) = self.ports.get(polled.key.port.index()) else {
+            return Visit::Gone;
+        };
+        polled.credit.replenish();
+        let ports = &self.ports;
+        catch_unwind(AssertUnwindSafe(|| {
+            step.visit(
+                lanes,
+                polled.key.pair,
+                ports,
+                gate,
+                now,
+                &mut polled.credit,
+                &mut polled.cache,
+                &mut polled.greeted,
+            )
+        }))
+        .unwrap_or_else(|_| {
+            step.recover(lanes, ports);
+            lanes.raise(Fault::Panicked);
+            Visit::Gone
+        })
+    }
+
+    /// Sends the announcement of a guest that has moved here.
+    fn announce(&mut self, port: PortId) {
+        let Some(lanes) = self.ports.get(port.index()) else {
+            return;
+        };
+        if let Some(mac) = lanes.take_announcement() {
+            self.step
+                .announce(lanes, mac, &self.ports, self.gate.load(), self.now);
+        }
+    }
+
+    /// Gives one notification, asked for or not.
+    fn ring(&mut self, key: RingKey) {
+        let Some(lanes) = self.ports.get(key.port.index()) else {
+            return;
+        };
+        let tx = lanes
+            .tx(key.pair)
+            .and_then(|slot| slot.as_ref().and_then(|lane| lane.call.clone()));
+        let rx = lanes
+            .rx(key.pair)
+            .and_then(|slot| slot.as_ref().and_then(|lane| lane.call.clone()));
+        if [tx, rx]
+            .into_iter()
+            .flatten()
+            .any(|call| call.ring().is_err())
+        {
+            lanes.raise(Fault::CallBlocked);
+        }
+    }
+}
+
+/// Asks the guest to kick, looks once more, and says whether the ring may be left.
+fn arm(ports: &[Arc<Lanes>], polled: &mut Polled) -> bool {
+    let Some(lanes) = ports.get(polled.key.port.index()) else {
+        return true;
+    };
+    let Some(mut slot) = lanes.tx(polled.key.pair) else {
+        return true;
+    };
+    let Some(lane) = slot.as_mut() else {
+        return true;
+    };
+    if lane.polled {
+        return false;
+    }
+    polled.greeted = false;
+    !lane.ring.enable_kicks()
+}
+
+/// Cycles of the clock's counter in `span`.
+fn cycles_in(clock: &Clock, span: Duration) -> u64 {
+    // The counter's rate, from how many nanoseconds a fixed number of cycles is.
+    const SAMPLE: u64 = 1 << 30;
+    let nanos = clock.nanos_between(0, SAMPLE).max(1);
+    let span = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+    u64::try_from(u128::from(span) * u128::from(SAMPLE) / u128::from(nanos)).unwrap_or(u64::MAX)
+}
