@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use portcullis::config::{Mode, Overrides, Vlan, load};
+use portcullis::config::{Overrides, load};
+use portcullis::fabric::{Mode, VlanMembership};
 
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")
@@ -57,11 +58,11 @@ fn vlans_shows_access_and_trunk() {
     assert!(
         spec.ports
             .iter()
-            .any(|port| matches!(port.vlan, Vlan::Access(20)))
+            .any(|port| matches!(port.vlan, VlanMembership::Access(vid) if vid.get() == 20))
     );
     assert!(
         spec.ports
             .iter()
-            .any(|port| matches!(port.vlan, Vlan::Trunk { .. }))
+            .any(|port| matches!(port.vlan, VlanMembership::Trunk { .. }))
     );
 }

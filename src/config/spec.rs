@@ -1,12 +1,11 @@
 //! The validated model: what the rest of the house is built from.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::Place;
+use crate::fabric::{FdbLimits, Mode, VlanMembership};
+use crate::frame::Mac;
 
-/// Ports of one switch.
-pub const MAX_PORTS: usize = 1024;
 /// Queue pairs of one port.
 pub const MAX_QUEUES: u16 = 8;
 /// Characters of a name (switch, port, group).
@@ -38,8 +37,8 @@ pub struct SwitchSpec {
     /// How long a worker goes on looking after the last frame, in microseconds, before it sleeps.
     pub spin_us: u32,
     /// The forwarding table.
-    pub fdb: FdbSpec,
-    /// 1 to [`MAX_PORTS`], in the order they were written.
+    pub fdb: FdbLimits,
+    /// 1 to [`MAX_PORTS`](crate::counters::MAX_PORTS), in the order they were written.
     pub ports: Vec<PortSpec>,
 }
 
@@ -53,27 +52,6 @@ pub enum Poll {
     Always,
     /// Sleeps as soon as there is nothing to do.
     Never,
-}
-
-/// The bounds of the forwarding table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FdbSpec {
-    /// Entries of all ports together.
-    pub capacity: u32,
-    /// Entries learned from one port.
-    pub per_port: u32,
-    /// Seconds after which an address that was not seen is forgotten.
-    pub ageing: u32,
-}
-
-impl Default for FdbSpec {
-    fn default() -> Self {
-        Self {
-            capacity: 16384,
-            per_port: 1024,
-            ageing: 300,
-        }
-    }
 }
 
 /// One port: what `[port.NAME]` and `--port NAME=...` both say.
@@ -90,9 +68,9 @@ pub struct PortSpec {
     /// For isolated ports: those that share a group reach each other.
     pub groups: Vec<String>,
     /// The guest's own addresses: static entries of the forwarding table.
-    pub macs: Vec<MacAddr>,
+    pub macs: Vec<Mac>,
     /// Segments.
-    pub vlan: Vlan,
+    pub vlan: VlanMembership,
     /// Queue pairs, 1 to [`MAX_QUEUES`].
     pub queues: u16,
     /// What the guest is told (VIRTIO_NET_F_MTU); not offered when absent.
@@ -117,48 +95,5 @@ impl Endpoint {
         match self {
             Self::Listen(path) | Self::Connect(path) => path,
         }
-    }
-}
-
-/// Whom a port reaches; the table is in `docs/design.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// All bridge and isolated ports, and uplinks.
-    #[default]
-    Bridge,
-    /// Bridge ports, uplinks, and isolated ports of a common group.
-    Isolated,
-    /// Uplinks only.
-    Private,
-}
-
-/// Segments of a port (IEEE 802.1Q); identifiers are 1 to 4094.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Vlan {
-    /// One segment; frames are untagged.
-    Access(u16),
-    /// Several segments; frames are tagged.
-    Trunk {
-        /// Inclusive ranges, in the order they were written.
-        allowed: Vec<(u16, u16)>,
-        /// The segment of untagged frames; without it they are dropped.
-        native: Option<u16>,
-    },
-}
-
-/// A unicast Ethernet address.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MacAddr(pub [u8; 6]);
-
-impl fmt::Display for MacAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl fmt::Debug for MacAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }

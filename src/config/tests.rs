@@ -3,6 +3,16 @@
 use std::path::Path;
 
 use super::*;
+use crate::fabric::{FdbLimits, Mode, VidSet, VlanMembership};
+use crate::frame::Vid;
+
+fn vids(range: std::ops::RangeInclusive<u16>) -> impl Iterator<Item = Vid> {
+    range.filter_map(Vid::new)
+}
+
+fn access(vid: u16) -> VlanMembership {
+    VlanMembership::Access(Vid::new(vid).unwrap())
+}
 
 fn file(text: &str) -> Result<SwitchSpec, ConfigError> {
     from_text(Some(Path::new("lan.toml")), text, &Overrides::default())
@@ -42,7 +52,13 @@ fn the_smallest_file_takes_every_default() {
         (spec.workers, spec.poll, spec.spin_us),
         (1, Poll::Adaptive, 50)
     );
-    assert_eq!(spec.fdb, FdbSpec::default());
+    assert_eq!(
+        spec.fdb,
+        FdbLimits {
+            ports: 1,
+            ..FdbLimits::default()
+        }
+    );
     assert!(spec.control_is_default);
     assert!(spec.control.ends_with("portcullis/lan.sock"));
     let [port] = spec.ports.as_slice() else {
@@ -51,7 +67,7 @@ fn the_smallest_file_takes_every_default() {
     assert_eq!(port.endpoint, Endpoint::Listen("/run/web.sock".into()));
     assert_eq!((port.mode, port.uplink), (Mode::Bridge, false));
     assert_eq!((port.queues, port.mtu), (1, None));
-    assert_eq!(port.vlan, Vlan::Access(1));
+    assert_eq!(port.vlan, access(1));
     assert!(port.groups.is_empty() && port.macs.is_empty());
 }
 
@@ -107,15 +123,15 @@ fn every_key_has_its_meaning() {
     assert_eq!(web.mode, Mode::Isolated);
     assert_eq!(web.groups, ["front", "back"]);
     assert_eq!(web.macs.len(), 2);
-    assert_eq!(web.vlan, Vlan::Access(10));
+    assert_eq!(web.vlan, access(10));
     assert_eq!((web.queues, web.mtu), (4, Some(9000)));
     assert_eq!(db.endpoint, Endpoint::Connect("/run/db".into()));
     assert_eq!(db.mode, Mode::Private);
-    let (allowed, native) = (vec![(10, 10), (20, 29)], Some(10));
-    assert_eq!(db.vlan, Vlan::Trunk { allowed, native });
+    let (allowed, native) = (vids(10..=10).chain(vids(20..=29)).collect(), Vid::new(10));
+    assert_eq!(db.vlan, VlanMembership::Trunk { allowed, native });
     assert!(out.uplink);
-    let (allowed, native) = (vec![(1, 4094)], None);
-    assert_eq!(out.vlan, Vlan::Trunk { allowed, native });
+    let (allowed, native) = (VidSet::all(), None);
+    assert_eq!(out.vlan, VlanMembership::Trunk { allowed, native });
 }
 
 #[test]

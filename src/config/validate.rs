@@ -8,10 +8,12 @@ use super::paths::default_control_path;
 use super::raw::{Item, Raw, Section, Value};
 use super::reader::Reader;
 use super::spec::{
-    Endpoint, FdbSpec, MAX_MTU, MAX_NAME, MAX_PORTS, MAX_QUEUES, MAX_SOCKET_PATH, MIN_MTU, MacAddr,
-    Mode, Poll, PortSpec, SwitchSpec, Vlan,
+    Endpoint, MAX_MTU, MAX_NAME, MAX_QUEUES, MAX_SOCKET_PATH, MIN_MTU, Poll, PortSpec, SwitchSpec,
 };
 use super::{Fault, Place};
+use crate::counters::MAX_PORTS;
+use crate::fabric::{FdbLimits, Mode, VidSet, VlanMembership};
+use crate::frame::{Mac, Vid};
 
 const MODES: [(&str, Mode); 3] = [
     ("bridge", Mode::Bridge),
@@ -29,8 +31,6 @@ const DEFAULT_SPIN_US: u32 = 50;
 const MAX_FDB: u32 = 1 << 20;
 const MAX_AGEING: u32 = 1_000_000;
 const MAX_VLAN: u32 = 4094;
-/// The segment of an access port that names none.
-const DEFAULT_VLAN: u16 = 1;
 const MAX_GROUPS: usize = 64;
 const NAME_RULE: &str = "choose 1 to 32 of A-Z a-z 0-9 _ . - and begin with a letter, a digit or _";
 const SOCKET_RULE: &str = "name the Unix socket, such as socket = \"/run/portcullis/web.sock\"";
@@ -44,12 +44,13 @@ pub(super) fn validate(mut raw: Raw, file: Option<&Path>, faults: &mut Vec<Fault
         Place::Line { file, .. } => Place::Whole(file),
         other => other,
     };
-    let fdb = read_fdb(raw.fdb, faults);
+    let mut fdb = read_fdb(raw.fdb, faults);
     let switch = read_switch(raw.switch, file, faults);
     let mut ports = Vec::new();
     for (name, section) in raw.ports {
         ports.extend(read_port(name, section, switch.mode, &fdb, faults));
     }
+    fdb.ports = u16::try_from(ports.len()).unwrap_or(u16::MAX);
     check_count(&ports, &whole, faults);
     check_between(&ports, faults);
     check_control(&switch, &ports, faults);
@@ -151,8 +152,8 @@ fn read_workers(reader: &mut Reader<'_>) -> (u16, Vec<u16>) {
     (count, cpus.into_iter().map(narrow).collect())
 }
 
-fn read_fdb(section: Section, faults: &mut Vec<Fault>) -> FdbSpec {
-    let default = FdbSpec::default();
+fn read_fdb(section: Section, faults: &mut Vec<Fault>) -> FdbLimits {
+    let default = FdbLimits::default();
     let mut reader = Reader::new(section, faults);
     let number = |read: Option<(u32, Place)>, default| read.map_or(default, |(number, _)| number);
     let capacity = number(reader.number("capacity", 64..=MAX_FDB), default.capacity);
@@ -170,10 +171,11 @@ fn read_fdb(section: Section, faults: &mut Vec<Fault>) -> FdbSpec {
         );
     }
     reader.finish();
-    FdbSpec {
+    FdbLimits {
         capacity,
         per_port: number(per_port, default.per_port.min(capacity)),
         ageing,
+        ports: default.ports,
     }
 }
 
@@ -181,7 +183,7 @@ fn read_port(
     name: String,
     section: Section,
     default_mode: Mode,
-    fdb: &FdbSpec,
+    fdb: &FdbLimits,
     faults: &mut Vec<Fault>,
 ) -> Option<PortSpec> {
     let mut reader = Reader::new(section, faults);
@@ -259,7 +261,7 @@ fn read_groups(reader: &mut Reader<'_>) -> Vec<String> {
     groups
 }
 
-fn read_macs(reader: &mut Reader<'_>, fdb: &FdbSpec) -> Vec<MacAddr> {
+fn read_macs(reader: &mut Reader<'_>, fdb: &FdbLimits) -> Vec<Mac> {
     let mut macs = Vec::new();
     let Some((items, place)) = reader.list("mac") else {
         return macs;
@@ -292,37 +294,24 @@ fn read_macs(reader: &mut Reader<'_>, fdb: &FdbSpec) -> Vec<MacAddr> {
     macs
 }
 
-/// Six pairs of hexadecimal digits with colons between them; unicast and not zero.
-fn parse_mac(text: &str) -> Result<MacAddr, &'static str> {
-    let mut bytes = [0u8; 6];
-    let mut parts = text.split(':');
-    for byte in &mut bytes {
-        let part = parts.next().unwrap_or("");
-        let is_pair = part.len() == 2 && part.bytes().all(|c| c.is_ascii_hexdigit());
-        *byte = Some(part)
-            .filter(|_| is_pair)
-            .and_then(|part| u8::from_str_radix(part, 16).ok())
-            .ok_or("is not a MAC address")?;
+/// The address of one station.
+fn parse_mac(text: &str) -> Result<Mac, &'static str> {
+    let mac: Mac = text.parse().map_err(|_| "is not a MAC address")?;
+    if mac.is_station() {
+        return Ok(mac);
     }
-    if parts.next().is_some() {
-        return Err("is not a MAC address");
-    }
-    if bytes == [0; 6] {
-        return Err("is zero");
-    }
-    if bytes == [0xff; 6] {
-        return Err("is the broadcast address");
-    }
-    if bytes.first().is_some_and(|first| first & 1 == 1) {
-        return Err("is a multicast address");
-    }
-    Ok(MacAddr(bytes))
+    Err(match mac {
+        _ if mac.is_zero() => "is zero",
+        _ if mac.is_broadcast() => "is the broadcast address",
+        _ => "is a multicast address",
+    })
 }
 
-fn read_vlan(reader: &mut Reader<'_>) -> Vlan {
+fn read_vlan(reader: &mut Reader<'_>) -> VlanMembership {
     let access = reader.number("vlan", 1..=MAX_VLAN);
     let trunk = reader.list("trunk");
     let native = reader.number("native", 1..=MAX_VLAN);
+    let vid = |(number, _): (u32, Place)| Vid::new(narrow(number)).unwrap_or(Vid::DEFAULT);
     let Some((items, place)) = trunk else {
         if let Some((_, place)) = native {
             let problem = "is for trunk ports".to_owned();
@@ -333,7 +322,7 @@ fn read_vlan(reader: &mut Reader<'_>) -> Vlan {
                 "add trunk = [...], or write vlan instead",
             );
         }
-        return Vlan::Access(access.map_or(DEFAULT_VLAN, |(vid, _)| narrow(vid)));
+        return VlanMembership::Access(access.map_or(Vid::DEFAULT, vid));
     };
     if access.is_some() {
         let problem = "stands beside vlan".to_owned();
@@ -341,17 +330,20 @@ fn read_vlan(reader: &mut Reader<'_>) -> Vlan {
         reader.fault(place.clone(), "trunk", problem, remedy);
     }
     let is_empty = items.is_empty();
-    let mut allowed = Vec::new();
+    let mut allowed = VidSet::empty();
     for item in items {
-        allowed.extend(read_vlan_range(reader, item));
+        let (first, last) = read_vlan_range(reader, item).unwrap_or((1, 0));
+        for vid in (first..=last).filter_map(Vid::new) {
+            allowed.insert(vid);
+        }
     }
     if is_empty {
         let remedy = "name segments, such as trunk = [10, \"20-29\"], or trunk = \"all\"";
         reader.fault(place, "trunk", "allows no segment".to_owned(), remedy);
     }
-    Vlan::Trunk {
+    VlanMembership::Trunk {
         allowed,
-        native: native.map(|(vid, _)| narrow(vid)),
+        native: native.map(vid),
     }
 }
 
@@ -443,7 +435,7 @@ fn check_count(ports: &[PortSpec], whole: &Place, faults: &mut Vec<Fault>) {
 fn check_between(ports: &[PortSpec], faults: &mut Vec<Fault>) {
     let mut names: HashMap<&str, &PortSpec> = HashMap::new();
     let mut sockets: HashMap<PathBuf, &PortSpec> = HashMap::new();
-    let mut macs: HashMap<MacAddr, &PortSpec> = HashMap::new();
+    let mut macs: HashMap<Mac, &PortSpec> = HashMap::new();
     for port in ports {
         let mut refuse = |key: &str, problem: String, remedy: &str| {
             faults.push(Fault {
