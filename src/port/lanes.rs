@@ -88,9 +88,9 @@ pub struct LaneSetup {
     /// The virtio features that the guest accepted.
     pub features: u64,
     /// Written by the guest when it has made buffers available; absent: the ring is polled.
-    pub kick: Option<Kick>,
+    pub kick: Option<Arc<Kick>>,
     /// Written by us when buffers were used; absent: the guest polls.
-    pub call: Option<Call>,
+    pub call: Option<Arc<Call>>,
     /// Whether the front-end has enabled the ring.
     pub enabled: bool,
 }
@@ -105,7 +105,7 @@ pub struct TxLane {
     pub(crate) polled: bool,
     pub(crate) broken: Option<RingBroken>,
     size: u16,
-    kick: Option<Kick>,
+    kick: Option<Arc<Kick>>,
 }
 
 /// A receive ring in its slot: the switch writes, the guest receives.
@@ -118,7 +118,7 @@ pub struct RxLane {
     size: u16,
     enabled: bool,
     /// Held open for as long as the ring runs; nobody waits on it, a full receiver is not waited for.
-    _kick: Option<Kick>,
+    _kick: Option<Arc<Kick>>,
 }
 
 #[derive(Default)]
@@ -255,7 +255,7 @@ impl Lanes {
             }
             *slot = Some(RxLane {
                 ring: RxRing::start(setup.memory, setup.layout, negotiated)?,
-                call: setup.call.map(Arc::new),
+                call: setup.call,
                 features: setup.features,
                 header_len: negotiated.header_len,
                 broken: None,
@@ -282,7 +282,7 @@ impl Lanes {
             .is_some_and(|kick| self.door.admit(kick.as_fd(), key).is_ok());
         *slot = Some(TxLane {
             ring,
-            call: setup.call.map(Arc::new),
+            call: setup.call,
             features: setup.features,
             header_len: negotiated.header_len,
             enabled: setup.enabled,
@@ -342,11 +342,10 @@ impl Lanes {
     }
 
     /// Replaces the call descriptor of ring `index`. A ring that does not run is left alone.
-    pub fn set_call(&self, index: u16, call: Option<Call>) {
+    pub fn set_call(&self, index: u16, call: Option<Arc<Call>>) {
         let Some(pair) = self.pairs.get(usize::from(index / 2)) else {
             return;
         };
-        let call = call.map(Arc::new);
         if is_receive(index) {
             if let Some(lane) = lock(&pair.rx).as_mut() {
                 lane.call = call;
