@@ -116,12 +116,9 @@ impl GuestSpec {
             .arg(lab.join("kernel/vmlinuz"))
             .arg("-initrd")
             .arg(lab.join("initramfs.cpio.gz"))
-            .args(["-append", "console=ttyS0 quiet panic=0"])
+            .args(["-append", "console=ttyS0 quiet no_timer_check"])
             .arg("-serial")
-            .arg(format!(
-                "file:{}",
-                bench.path(&format!("{}.console.log", self.name)).display()
-            ))
+            .arg(format!("file:{}", self.console(bench).display()))
             .arg("-chardev")
             .arg(format!(
                 "socket,id=agent,path={},server=on,wait=off",
@@ -161,6 +158,10 @@ impl GuestSpec {
         command.arg("-device").arg(device);
     }
 
+    fn console(&self, bench: &Bench) -> PathBuf {
+        bench.path(&format!("{}.console.log", self.name))
+    }
+
     fn line(&self, bench: &Bench) -> PathBuf {
         bench.path(&format!("{}.agent", self.name))
     }
@@ -172,6 +173,7 @@ impl GuestSpec {
         Guest {
             spec: self.clone(),
             line: self.line(bench),
+            console: self.console(bench),
             vmm,
             agent: None,
         }
@@ -191,6 +193,7 @@ pub(crate) fn boot<const N: usize>(bench: &Bench, specs: [GuestSpec; N]) -> [Gue
 pub(crate) struct Guest {
     spec: GuestSpec,
     line: PathBuf,
+    console: PathBuf,
     vmm: Process,
     agent: Option<Agent>,
 }
@@ -208,6 +211,8 @@ impl Guest {
             if let Some(status) = self.vmm.ended() {
                 panic!("the VMM of guest {name} ended: {status}");
             }
+            let console = std::fs::read_to_string(&self.console).unwrap_or_default();
+            assert!(!console.contains("Kernel panic"), "guest {name}: {console}");
             if self.agent.is_none() {
                 self.agent = Agent::connect(&self.line);
             }
