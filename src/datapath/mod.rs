@@ -11,7 +11,6 @@
 mod budget;
 mod egress;
 mod fanout;
-mod headers;
 pub mod offload;
 mod slot;
 mod step;

@@ -17,7 +17,7 @@ use super::Gate;
 use super::budget::Credit;
 use super::egress::{Egress, Source};
 use super::fanout::Fanout;
-use super::offload::{Offload, Sender};
+use super::offload::{Headers, Offload, Sender};
 use super::slot::{Outcome, SNAPSHOT_MAX, Slot, Slots};
 use super::worker::Visit;
 use crate::clock::Tick;
@@ -367,7 +367,7 @@ fn asked_for(
 #[inline]
 fn judge_offload(slot: &Slot, sender: Sender) -> Result<Offload, DropReason> {
     Offload::judge(&slot.sent, slot.len, sender, || {
-        super::headers::of(slot.snapshot(), slot.len)
+        Headers::of(&Frame::parse(slot.snapshot(), slot.len)?)
     })
 }
 

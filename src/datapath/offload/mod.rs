@@ -32,6 +32,7 @@ pub use checksum::complete_checksum;
 pub use segment::{Cut, Segmenter};
 
 use crate::counters::DropReason;
+use crate::frame::{self, Frame, Network, Unseen};
 // HOST features are what a sender may ask of us, GUEST what a receiver is ready for.
 use crate::ring::features;
 use crate::ring::vnet::{self, VnetHeader};
@@ -51,7 +52,7 @@ pub const MAX_HEADERS: usize = 256;
 
 const ETHERNET: u32 = 14;
 const VLAN_TAG: u32 = 4;
-const TCP_SYN_RST: u8 = 0x02 | 0x04;
+const TCP_SYN_RST: u8 = frame::tcp::flag::SYN | frame::tcp::flag::RST;
 
 /// IP version of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,16 +76,16 @@ impl Transport {
     /// Where the checksum lies in the L4 header: the one canonical `csum_offset`.
     pub const fn checksum_offset(self) -> u16 {
         match self {
-            Self::Tcp => 16,
-            Self::Udp => 6,
+            Self::Tcp => frame::tcp::CHECKSUM,
+            Self::Udp => frame::udp::CHECKSUM,
         }
     }
 
     /// The IP protocol number.
     pub const fn number(self) -> u8 {
         match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
+            Self::Tcp => frame::protocol::TCP,
+            Self::Udp => frame::protocol::UDP,
         }
     }
 }
@@ -107,6 +108,50 @@ pub struct Headers {
     pub end: u32,
     /// TCP's flags (0 for UDP).
     pub tcp_flags: u8,
+}
+
+impl Headers {
+    /// The headers of `frame` as the gate read them; `None` for what is not whole TCP or UDP over IP:
+    /// fragments (an atomic one too), other protocols, a second tag, headers that contradict themselves.
+    ///
+    /// # Errors
+    /// `headers-too-long` when the snapshot does not show them: extend it first if
+    /// [`runs_on`](frame::Layers::runs_on) says so.
+    pub fn of(frame: &Frame<'_>) -> Result<Option<Self>, DropReason> {
+        let layers = frame.layers();
+        let family = match layers.network {
+            Network::Ipv4(_) => Family::V4,
+            Network::Ipv6(_) => Family::V6,
+            Network::Unseen(unseen) => return too_long(unseen),
+            _ => return Ok(None),
+        };
+        let (transport, len, tcp_flags) = match layers.transport {
+            frame::Transport::Tcp(tcp) => (Transport::Tcp, tcp.header_len(), tcp.flags()),
+            frame::Transport::Udp(_) => (Transport::Udp, frame::udp::HEADER, 0),
+            frame::Transport::Unseen(unseen) => return too_long(unseen),
+            _ => return Ok(None),
+        };
+        if layers.fragment.is_some() {
+            return Ok(None);
+        }
+        let place = |at: usize| u16::try_from(at).map_err(|_| DropReason::HeadersTooLong);
+        Ok(Some(Self {
+            family,
+            transport,
+            l3: place(layers.network_offset)?,
+            l4: place(layers.transport_offset)?,
+            payload: place(layers.transport_offset.saturating_add(len))?,
+            end: u32::try_from(layers.end).map_err(|_| DropReason::Oversize)?,
+            tcp_flags,
+        }))
+    }
+}
+
+fn too_long(unseen: Unseen) -> Result<Option<Headers>, DropReason> {
+    match unseen {
+        Unseen::BeyondSnapshot | Unseen::TooMany => Err(DropReason::HeadersTooLong),
+        Unseen::Malformed => Ok(None),
+    }
 }
 
 /// Who sent the frame: what it negotiated, and what it was told.
@@ -178,9 +223,7 @@ pub enum Delivery {
 
 impl Offload {
     /// Judges the header that a guest put in front of a frame of `total_len` bytes (without that header).
-    /// `headers` is asked only if the answer matters, and gives `None` for a frame that is not whole
-    /// TCP or UDP over IP (ARP, fragments, unknown extension headers, ...), or the reason why nobody
-    /// could tell.
+    /// `headers` is [`Headers::of`] the frame, asked only if the answer matters.
     ///
     /// `hdr_len`, `num_buffers` and all flags but NEEDS_CSUM are ignored (H-3, H-4, H-5).
     ///

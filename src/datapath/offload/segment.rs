@@ -8,17 +8,16 @@
 //! In each segment: IPv4 total length, identification (one up) and header checksum, or IPv6 payload
 //! length; TCP sequence number, FIN and PSH on the last segment only, CWR on the first only (RFC 3168,
 //! section 6.1.2); UDP length. The L4 checksum is computed from the addresses of the header, not from
-//! what the driver left in the field: drivers differ in whether that counts the length.
+//! what the driver left in the field: drivers differ in whether that counts the length. (With an IPv6
+//! routing header another destination would count; RFC 8200, section 8.1. No driver offloads those, and
+//! such a segment is refused where it arrives.)
 
 use core::ops::Range;
 
 use super::checksum::Sum;
 use super::{Family, MAX_HEADERS, Segment, Transport, partial_header};
+use crate::frame::tcp::flag::{CWR, FIN, PSH};
 use crate::ring::vnet::VnetHeader;
-
-const FIN: u8 = 0x01;
-const PSH: u8 = 0x08;
-const CWR: u8 = 0x80;
 
 /// One segment: a whole frame in two parts.
 #[derive(Debug, PartialEq, Eq)]

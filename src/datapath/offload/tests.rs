@@ -8,6 +8,7 @@ use super::{
     Offload, Segment, Segmenter, Sender, Transport, complete_checksum, features as bit,
 };
 use crate::counters::DropReason;
+use crate::frame::Frame;
 use crate::ring::vnet::{self, VnetHeader};
 
 const FIN: u8 = 0x01;
@@ -189,13 +190,20 @@ impl Sample {
         }
     }
 
+    /// By the headers that the gate reads from a snapshot of the frame, as on the path.
     fn judge_by(&self, header: &VnetHeader, features: u64) -> Result<Offload, DropReason> {
+        let bytes = self.frame();
+        let total_len = bytes.len() as u32;
+        let snapshot = &bytes[..bytes.len().min(256)];
+        let frame = Frame::parse(snapshot, total_len).unwrap();
         let sender = Sender {
             features,
             mtu: u16::MAX,
         };
-        Offload::judge(header, self.headers().end, sender, || {
-            Ok(Some(self.headers()))
+        Offload::judge(header, total_len, sender, || {
+            let headers = Headers::of(&frame);
+            assert_eq!(headers, Ok(Some(self.headers())));
+            headers
         })
     }
 
@@ -566,6 +574,40 @@ fn h_2_gso_on_what_is_not_whole_tcp_or_udp_is_refused() {
     assert_eq!(none, Err(DropReason::GsoInvalid));
     let unknown = Offload::judge(&header, 4054, sender, || Err(DropReason::HeadersTooLong));
     assert_eq!(unknown, Err(DropReason::HeadersTooLong));
+}
+
+#[test]
+fn h_2_fragments_stacked_tags_and_other_protocols_have_no_headers_to_aim_at() {
+    let of = |bytes: &[u8]| Headers::of(&Frame::parse(bytes, bytes.len() as u32).unwrap());
+    let tcp = Sample::tcp4(100).frame();
+    assert_eq!(of(&tcp), Ok(Some(Sample::tcp4(100).headers())));
+    let with = |at: usize, bytes: &[u8]| {
+        let mut frame = tcp.clone();
+        frame[at..at + bytes.len()].copy_from_slice(bytes);
+        of(&frame)
+    };
+    assert_eq!(with(20, &[0x20, 0]), Ok(None), "first fragment");
+    assert_eq!(with(20, &[0, 1]), Ok(None), "later fragment");
+    assert_eq!(with(23, &[1]), Ok(None), "ICMP");
+    assert_eq!(with(23, &[132]), Ok(None), "SCTP");
+    assert_eq!(with(12, &[0x08, 0x06]), Ok(None), "ARP");
+    assert_eq!(with(14, &[0x65]), Ok(None), "IPv6 in an IPv4 frame");
+    assert_eq!(with(16, &[0xff, 0xff]), Ok(None), "longer than the frame");
+    assert_eq!(with(46, &[0x40]), Ok(None), "TCP header too short");
+    // An IPv6 atomic fragment in place of the destination options.
+    let sample = Sample {
+        l3_options: 1,
+        ..Sample::udp6(100)
+    };
+    let mut atomic = sample.frame();
+    atomic[20] = 44;
+    atomic[54..62].copy_from_slice(&[17, 0, 0, 0, 0, 0, 0, 7]);
+    assert_eq!(of(&atomic), Ok(None));
+    let stacked = [&tcp[..12], &[0x88, 0xa8, 0, 1, 0x81, 0, 0, 2], &tcp[12..]].concat();
+    assert_eq!(of(&stacked), Ok(None));
+    // The snapshot does not show it.
+    let frame = Frame::parse(&tcp[..50], tcp.len() as u32).unwrap();
+    assert_eq!(Headers::of(&frame), Err(DropReason::HeadersTooLong));
 }
 
 #[test]
