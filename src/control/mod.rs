@@ -1,1 +1,28 @@
-//! The control socket: what the running switch answers, and to whom.
+//! The Unix-socket interface of a running switch, and its peer check.
+//!
+//! One JSON object a line each way: the client asks, the switch answers, in order. [`protocol`] has the words,
+//! [`report`] what `status` answers, [`Server`] is the switch's end and [`ask`] the client's.
+//!
+//! Promised to the guests: whatever happens on this socket, the attendant waits for nobody. Promised to the operator:
+//!
+//! - Only root and the user of the switch are listened to; others are closed before a byte is read.
+//! - A request is at most [`MAX_REQUEST`] bytes. A longer one ends the connection.
+//! - A client that reads slowly has one answer waiting for it and is not read from meanwhile.
+//! - At most [`MAX_CLIENTS`] are served; the one that has been silent longest gives way to a newcomer, so that
+//!   idle connections cannot lock the operator out.
+
+mod client;
+mod protocol;
+mod report;
+mod server;
+
+pub use client::{AskError, ask};
+pub use protocol::{Answer, MAX_REQUEST, Question, VERSION};
+pub use report::{
+    FdbReport, FeatureReport, Flow, MacReport, PeerReport, PortReport, Rates, RingReport,
+    SwitchReport, WorkerReport,
+};
+pub use server::{ControlError, MAX_CLIENTS, Server};
+
+#[cfg(test)]
+mod tests;

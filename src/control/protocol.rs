@@ -1,0 +1,83 @@
+//! The words of the control socket, version 1.
+//!
+//! ```json
+//! {"version":1,"request":"status"}
+//! {"version":1,"status":{"name":"lan","ports":[]}}
+//! {"version":1,"error":"unknown request"}
+//! ```
+//!
+//! A later version may add requests and fields; a client passes over fields that it does not know. Something that an old
+//! client would misread gets a new version, and the switch says which one it speaks.
+
+use serde::{Deserialize, Serialize};
+
+use super::report::SwitchReport;
+
+/// The version of the protocol.
+pub const VERSION: u32 = 1;
+/// The longest request, in bytes, with its newline.
+pub const MAX_REQUEST: usize = 4096;
+
+/// What can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Question {
+    /// All about the switch and its ports.
+    Status,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Request {
+    pub(super) version: u32,
+    pub(super) request: Question,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// To [`Question::Status`].
+    Status(Box<SwitchReport>),
+    /// The request was refused.
+    Error(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Reply<A = Answer> {
+    pub(super) version: u32,
+    #[serde(flatten)]
+    pub(super) answer: A,
+}
+
+/// One line to a question.
+pub(super) fn parse(line: &[u8]) -> Result<Question, String> {
+    #[derive(Deserialize)]
+    struct AnyVersion {
+        version: u32,
+    }
+    // The version first: a request of another version may have any shape.
+    let any: AnyVersion =
+        serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))?;
+    if any.version != VERSION {
+        return Err(format!(
+            "version {} is not spoken here; use version {VERSION}",
+            any.version
+        ));
+    }
+    let request: Request =
+        serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))?;
+    Ok(request.request)
+}
+
+/// One answer to a line.
+pub(super) fn line(answer: Answer) -> Vec<u8> {
+    let version = VERSION;
+    let reply = Reply { version, answer };
+    let mut line = serde_json::to_vec(&reply).unwrap_or_else(|error| {
+        // Our own types always serialise; should one not, the client is told and the switch goes on.
+        format!("{{\"version\":{VERSION},\"error\":\"cannot be said: {error}\"}}").into_bytes()
+    });
+    line.push(b'\n');
+    line
+}

@@ -1,0 +1,225 @@
+//! The control socket against clients that are wrong, slow, or many (case O-10).
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use super::*;
+
+struct Bench {
+    server: Server,
+    path: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+fn bench() -> Bench {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c.sock");
+    Bench {
+        server: Server::bind(&path, false).unwrap(),
+        path,
+        _directory: directory,
+    }
+}
+
+impl Bench {
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.path).unwrap();
+        stream
+            .set_read_timeout(Some(std::time::Duration::from_secs(10)))
+            .unwrap();
+        stream
+    }
+
+    /// Serves whatever is there, as the attendant would.
+    fn serve(&mut self) {
+        for _ in 0..20 {
+            self.server.serve(|question| match question {
+                Question::Status => Answer::Status(Box::new(report())),
+            });
+        }
+    }
+
+    fn exchange(&mut self, request: &str) -> String {
+        let mut client = self.connect();
+        client.write_all(request.as_bytes()).unwrap();
+        self.serve();
+        line(&mut client)
+    }
+}
+
+fn report() -> SwitchReport {
+    let port = |n| PortReport {
+        name: format!("port-{n}"),
+        ..PortReport::default()
+    };
+    SwitchReport {
+        name: "lan".to_owned(),
+        ports: (0..1024).map(port).collect(),
+        ..SwitchReport::default()
+    }
+}
+
+fn line(stream: &mut UnixStream) -> String {
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line
+}
+
+const STATUS: &str = "{\"version\":1,\"request\":\"status\"}\n";
+
+#[test]
+fn an_error_is_answered_and_the_connection_goes_on() {
+    let mut bench = bench();
+    let mut client = bench.connect();
+    for (request, start) in [
+        ("\n", "not a request"),
+        ("{}\n", "not a request"),
+        ("[[[[[[[[\n", "not a request"),
+        (
+            "{\"version\":2}\n",
+            "version 2 is not spoken here; use version 1",
+        ),
+        (
+            "{\"version\":1,\"request\":\"destroy\"}\n",
+            "not a request: unknown variant",
+        ),
+        (
+            "{\"version\":1,\"request\":\"status\",\"x\":1}\n",
+            "not a request: unknown field",
+        ),
+        ("\u{0}\u{1}\n", "not a request"),
+    ] {
+        client.write_all(request.as_bytes()).unwrap();
+        bench.serve();
+        let reply: serde_json::Value = serde_json::from_str(&line(&mut client)).unwrap();
+        assert_eq!(reply["version"], 1);
+        let error = reply["error"].as_str().unwrap();
+        assert!(error.starts_with(start), "{request:?}: {error}");
+    }
+}
+
+#[test]
+fn a_request_in_pieces_is_put_together() {
+    let mut bench = bench();
+    let mut client = bench.connect();
+    for byte in "{\"version\":2}\n".bytes() {
+        client.write_all(&[byte]).unwrap();
+        bench.serve();
+    }
+    assert!(line(&mut client).contains("not spoken here"));
+}
+
+#[test]
+fn a_request_without_end_is_cut_off() {
+    let mut bench = bench();
+    let mut client = bench.connect();
+    client.write_all(&vec![b'{'; MAX_REQUEST]).unwrap();
+    bench.serve();
+    assert_eq!(bench.server.clients(), 0);
+    assert!(!matches!(client.read(&mut [0]), Ok(1..)));
+}
+
+#[test]
+fn deep_nesting_is_refused_without_a_deep_stack() {
+    let mut bench = bench();
+    let bomb = format!("{{\"version\":1,\"request\":{}\n", "[".repeat(4000));
+    assert!(bench.exchange(&bomb).contains("not a request"));
+}
+
+#[test]
+fn a_client_that_does_not_read_has_one_answer_waiting_and_hinders_nobody() {
+    let mut bench = bench();
+    let mut slow = bench.connect();
+    for _ in 0..50 {
+        slow.write_all(STATUS.as_bytes()).unwrap();
+    }
+    let mut answers = 0;
+    for _ in 0..100 {
+        bench.server.serve(|_| {
+            answers += 1;
+            Answer::Status(Box::new(report()))
+        });
+    }
+    // What the socket's buffer took, and the one that waits.
+    assert!(answers < 10, "{answers}");
+    assert!(bench.exchange("{}\n").contains("not a request"));
+    // It reads after all, and every answer comes.
+    slow.shutdown(std::net::Shutdown::Write).unwrap();
+    let reader =
+        std::thread::spawn(move || BufReader::new(slow).lines().map_while(Result::ok).count());
+    while bench.server.clients() > 0 {
+        bench.serve();
+    }
+    assert_eq!(reader.join().unwrap(), 50);
+}
+
+#[test]
+fn a_client_that_leaves_early_is_forgotten() {
+    let mut bench = bench();
+    let mut client = bench.connect();
+    client.write_all(STATUS.as_bytes()).unwrap();
+    drop(client);
+    bench.serve();
+    assert_eq!(bench.server.clients(), 0);
+}
+
+#[test]
+fn a_thousand_idle_clients_do_not_lock_the_operator_out() {
+    let mut bench = bench();
+    let mut idle = Vec::new();
+    for _ in 0..1000 {
+        idle.push(bench.connect());
+        bench.server.serve(|_| Answer::Error(String::new()));
+    }
+    bench.serve();
+    assert_eq!(bench.server.clients(), MAX_CLIENTS);
+    assert!(bench.exchange("{}\n").contains("not a request"));
+}
+
+#[test]
+fn ask_returns_the_report_as_the_switch_sent_it() {
+    let bench = bench();
+    let Bench {
+        mut server,
+        path,
+        _directory,
+    } = bench;
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        while stopped.try_recv().is_err() {
+            server.serve(|_| Answer::Status(Box::new(report())));
+            std::thread::yield_now();
+        }
+    });
+    let value = ask(&path, Question::Status).unwrap();
+    stop.send(()).unwrap();
+    thread.join().unwrap();
+    let parsed: SwitchReport = serde_json::from_value(value).unwrap();
+    assert_eq!(parsed, report());
+}
+
+#[test]
+fn ask_says_what_to_do_when_nobody_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = ask(&directory.path().join("none"), Question::Status).unwrap_err();
+    assert!(
+        error.to_string().contains("no switch there; start it"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_default_directory_is_made_for_this_user_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let inside = directory.path().join("portcullis");
+    let server = Server::bind(&inside.join("a.sock"), true).unwrap();
+    let mode = std::fs::metadata(&inside).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    Server::bind(&inside.join("b.sock"), true).unwrap();
+    drop(server);
+    std::fs::set_permissions(&inside, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let error = Server::bind(&inside.join("c.sock"), true).unwrap_err();
+    assert!(matches!(error, ControlError::Directory { .. }));
+}
