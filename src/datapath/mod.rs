@@ -9,6 +9,7 @@
 //! - no allocation after start.
 
 mod budget;
+pub mod crank;
 mod egress;
 mod fanout;
 pub mod offload;

@@ -1,0 +1,384 @@
+//! The forward path in one process: cycles and nanoseconds a frame, beside its bounds.
+//!
+//! One worker is turned by hand between guests whose rings the benchmark refills with two stores a burst, so what is
+//! measured is the switch's own side: chains, snapshot, guard, learning, lookup, copy, both used rings. The bounds are
+//! measured in the same run: `memcpy`, the same bytes copied from the same buffers to the same buffers; `descriptors`, the
+//! path with frames of 14 bytes, which leaves little but the rings.
+//!
+//! ```sh
+//! cargo bench --bench forward            # medians of several rounds
+//! cargo bench --bench forward -- --test  # each case once
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
+use std::hint::black_box;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use portcullis::clock::{Clock, Tick};
+use portcullis::counters::PortId;
+use portcullis::datapath::Gate;
+use portcullis::datapath::crank::Crank;
+use portcullis::fabric::{Fabric, Fdb, FdbLimits, PortRow};
+use portcullis::guest::{Descriptor, Memory, RawRing, RingLayout};
+use portcullis::memory::{FaultFlag, GuestMemory, Limits, Region, RegionSpec};
+use portcullis::policy::Policy;
+use portcullis::port::door::Door;
+use portcullis::port::lanes::{FaultBell, LaneSetup, Lanes};
+use portcullis::ring::{Layout, features};
+
+const RING: u16 = 256;
+const HEADER: u64 = 12;
+const FEATURES: u64 = features::VIRTIO_F_VERSION_1
+    | features::VIRTIO_NET_F_MRG_RXBUF
+    | features::VIRTIO_F_IN_ORDER
+    | features::VIRTIO_RING_F_INDIRECT_DESC;
+
+/// A guest whose rings only ever offer the same buffers again.
+struct Double {
+    memory: Arc<Memory>,
+    rx: RawRing,
+    tx: RawRing,
+    tx_offered: u16,
+    rx_offered: u16,
+    stride: u64,
+}
+
+impl Double {
+    fn new(index: u16, to: u16, frame: usize, spread: bool, lanes: &Lanes) -> Self {
+        // `spread`: buffers over more memory than the second-level cache holds, so that frames come out of the third.
+        let stride = if spread {
+            16 * 1024
+        } else {
+            (frame as u64 + HEADER).next_multiple_of(2048)
+        };
+        let size = (0x20_0000 + 2 * u64::from(RING) * stride).next_multiple_of(0x20_0000);
+        let memory = Memory::flat(size).unwrap();
+        let rx = RingLayout::at(0x1000, RING);
+        let tx = RingLayout::at(rx.end().next_multiple_of(4096), RING);
+        assert!(tx.end() <= 0x20_0000);
+        let double = Self {
+            rx: RawRing::new(memory.clone(), rx),
+            tx: RawRing::new(memory.clone(), tx),
+            memory,
+            tx_offered: 0,
+            rx_offered: 0,
+            stride,
+        };
+        let mut bytes = vec![0u8; HEADER as usize + frame];
+        let head = &mut bytes[HEADER as usize..];
+        head[..12].copy_from_slice(&[mac(to), mac(index)].concat());
+        if frame >= 14 {
+            head[12..14].copy_from_slice(&[0x88, 0xb5]);
+        }
+        for entry in 0..RING {
+            double
+                .memory
+                .write(double.tx_buffer(entry), &bytes)
+                .unwrap();
+            double
+                .tx
+                .set_desc(
+                    entry,
+                    Descriptor {
+                        addr: double.tx_buffer(entry),
+                        len: bytes.len() as u32,
+                        flags: 0,
+                        next: 0,
+                    },
+                )
+                .unwrap();
+            double
+                .rx
+                .set_desc(
+                    entry,
+                    Descriptor {
+                        addr: double.rx_buffer(entry),
+                        len: stride as u32,
+                        flags: 2,
+                        next: 0,
+                    },
+                )
+                .unwrap();
+            double.tx.set_avail_entry(entry, entry).unwrap();
+            double.rx.set_avail_entry(entry, entry).unwrap();
+        }
+        // No interrupts, as a polling driver asks.
+        double.tx.set_avail_flags(1).unwrap();
+        double.rx.set_avail_flags(1).unwrap();
+        double.plug(lanes);
+        double
+    }
+
+    fn tx_buffer(&self, entry: u16) -> u64 {
+        0x20_0000 + u64::from(entry) * self.stride
+    }
+
+    fn rx_buffer(&self, entry: u16) -> u64 {
+        0x20_0000 + u64::from(RING + entry) * self.stride
+    }
+
+    fn plug(&self, lanes: &Lanes) {
+        let fault = FaultFlag::new();
+        let regions = self
+            .memory
+            .regions()
+            .zip(self.memory.fds())
+            .map(|(region, fd)| {
+                let spec = RegionSpec {
+                    guest_addr: region.gpa,
+                    size: region.size,
+                    user_addr: region.uva,
+                    file_offset: region.offset,
+                };
+                Region::map(fd.as_fd(), spec, &fault).unwrap()
+            })
+            .collect();
+        let memory = GuestMemory::new(regions, fault, Limits::default()).unwrap();
+        for (index, ring) in [(0, &self.rx), (1, &self.tx)] {
+            let at = ring.layout();
+            let layout = Layout {
+                size: at.size,
+                desc: at.desc,
+                avail: at.avail,
+                used: at.used,
+            };
+            let setup = LaneSetup {
+                memory: memory.clone(),
+                layout,
+                features: FEATURES,
+                kick: None,
+                call: None,
+                enabled: true,
+            };
+            lanes.start(index, setup).unwrap();
+        }
+    }
+
+    fn offer(&mut self, frames: u16) {
+        self.tx_offered = self.tx_offered.wrapping_add(frames);
+        self.tx.set_avail_idx(self.tx_offered).unwrap();
+    }
+
+    fn accept(&mut self, frames: u16) {
+        self.rx_offered = self.rx_offered.wrapping_add(frames);
+        self.rx.set_avail_idx(self.rx_offered).unwrap();
+    }
+}
+
+fn mac(index: u16) -> [u8; 6] {
+    let [high, low] = index.to_be_bytes();
+    [0x52, 0x54, 0, 0, high, low]
+}
+
+struct Case {
+    name: &'static str,
+    frame: usize,
+    burst: u16,
+    ports: u16,
+    spread: bool,
+    addresses: u32,
+}
+
+struct Figures {
+    cycles: f64,
+    nanos: f64,
+    memcpy: f64,
+}
+
+fn run(case: &Case, clock: &Clock, rounds: u32, passes: u32) -> Figures {
+    let door = Arc::new(Door::new().unwrap());
+    let bell = FaultBell::new().unwrap();
+    let lanes: Vec<_> = (0..case.ports)
+        .map(|index| Lanes::new(PortId::new(index).unwrap(), 1, door.clone(), bell.clone()))
+        .collect();
+    let fdb = Arc::new(Fdb::new(FdbLimits {
+        capacity: 1 << 17,
+        per_port: 1 << 17,
+        ..FdbLimits::default()
+    }));
+    let rows = vec![PortRow::default(); usize::from(case.ports)];
+    let gate = Gate {
+        policy: Policy::new(1, lanes.iter().map(|lanes| lanes.id())),
+        fabric: Fabric::new(&rows, fdb.clone()),
+    };
+    for other in 0..case.addresses {
+        let address = portcullis::frame::Mac::from_bits(0x0a00_0000_0000 | u64::from(other));
+        let _ = fdb.learn(
+            PortId::new(1).unwrap(),
+            portcullis::frame::Vid::DEFAULT,
+            address,
+            Tick::ZERO,
+        );
+    }
+    // Each pair of ports talks both ways, in turn.
+    let mut guests: Vec<_> = (0..case.ports)
+        .map(|index| {
+            Double::new(
+                index,
+                index ^ 1,
+                case.frame,
+                case.spread,
+                &lanes[usize::from(index)],
+            )
+        })
+        .collect();
+    let mut crank = Crank::new(lanes.clone(), gate);
+    // Both ends are known before the clock runs.
+    for index in 0..case.ports {
+        turn(&mut crank, &mut guests, index, case.burst);
+    }
+    let mut cycles = Vec::new();
+    for _ in 0..passes {
+        let mut spent = 0;
+        for _ in 0..rounds {
+            for index in 0..case.ports {
+                spent += timed_turn(&mut crank, &mut guests, index, case.burst, clock);
+            }
+        }
+        cycles
+            .push(spent as f64 / f64::from(rounds) / f64::from(case.ports) / f64::from(case.burst));
+    }
+    for lanes in &lanes {
+        let books = lanes.counters().snapshot();
+        assert_eq!(
+            books.ingress.received,
+            books.ingress.forwarded + books.ingress.dropped.total()
+        );
+        assert!(
+            books.ingress.dropped.total() <= u64::from(case.burst),
+            "{:?}",
+            books.ingress.dropped
+        );
+    }
+    let cycles = median(&mut cycles);
+    let memcpy = copy_bound(case, &guests, clock, rounds, passes);
+    let nanos = clock.nanos_between(0, (cycles * 1e6) as u64) as f64 / 1e6;
+    Figures {
+        cycles,
+        nanos,
+        memcpy,
+    }
+}
+
+fn turn(crank: &mut Crank, guests: &mut [Double], index: u16, burst: u16) {
+    guests[usize::from(index)].offer(burst);
+    guests[usize::from(index ^ 1)].accept(burst);
+    let taken = crank
+        .turn(PortId::new(index).unwrap(), 0, Tick::from_secs(1))
+        .unwrap();
+    assert_eq!(taken, u32::from(burst));
+}
+
+fn timed_turn(
+    crank: &mut Crank,
+    guests: &mut [Double],
+    index: u16,
+    burst: u16,
+    clock: &Clock,
+) -> u64 {
+    guests[usize::from(index)].offer(burst);
+    guests[usize::from(index ^ 1)].accept(burst);
+    let start = clock.cycles();
+    let taken = crank
+        .turn(PortId::new(index).unwrap(), 0, Tick::from_secs(1))
+        .unwrap();
+    let spent = clock.cycles() - start;
+    assert_eq!(taken, u32::from(burst));
+    spent
+}
+
+/// The same bytes between the same buffers, and nothing else.
+fn copy_bound(case: &Case, guests: &[Double], clock: &Clock, rounds: u32, passes: u32) -> f64 {
+    let len = HEADER + case.frame as u64;
+    let slices: Vec<Vec<_>> = (0..case.ports)
+        .map(|index| {
+            let (from, to) = (&guests[usize::from(index)], &guests[usize::from(index ^ 1)]);
+            (0..RING)
+                .map(|entry| {
+                    (
+                        from.memory.slice(from.tx_buffer(entry), len).unwrap(),
+                        to.memory.slice(to.rx_buffer(entry), len).unwrap(),
+                    )
+                })
+                .collect()
+        })
+        .collect();
+    let mut cycles = Vec::new();
+    let mut at = 0;
+    for _ in 0..passes {
+        let mut spent = 0;
+        for _ in 0..rounds {
+            for pairs in &slices {
+                let start = clock.cycles();
+                for offset in 0..usize::from(case.burst) {
+                    let (from, to) = &pairs[(at + offset) % usize::from(RING)];
+                    from.copy_to_volatile_slice(black_box(*to));
+                }
+                spent += clock.cycles() - start;
+            }
+            at += usize::from(case.burst);
+        }
+        cycles
+            .push(spent as f64 / f64::from(rounds) / f64::from(case.ports) / f64::from(case.burst));
+    }
+    std::sync::atomic::fence(Ordering::SeqCst);
+    median(&mut cycles)
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let once = std::env::args().any(|argument| argument == "--test");
+    let (rounds, passes) = if once { (4, 1) } else { (2_000, 21) };
+    let clock = Clock::new();
+    let case = |name, frame, burst, ports, spread, addresses| Case {
+        name,
+        frame,
+        burst,
+        ports,
+        spread,
+        addresses,
+    };
+    let cases = [
+        case("descriptors only (14 B)", 14, 64, 2, false, 0),
+        case("64 B", 64, 64, 2, false, 0),
+        case("64 B, bursts of 32", 64, 32, 2, false, 0),
+        case("64 B, bursts of 8", 64, 8, 2, false, 0),
+        case("64 B, one at a time", 64, 1, 2, false, 0),
+        case("256 B", 256, 64, 2, false, 0),
+        case("1500 B", 1500, 64, 2, false, 0),
+        case("1500 B, out of L3", 1500, 64, 2, true, 0),
+        case("9000 B, bursts of 14", 9000, 14, 2, false, 0),
+        case("64 B, 65,536 addresses known", 64, 64, 2, false, 65_536),
+        case("64 B, 256 ports", 64, 64, 256, false, 0),
+    ];
+    println!(
+        "{:32} {:>12} {:>10} {:>16} {:>8}",
+        "case", "cycles/frame", "ns/frame", "memcpy cycles", "ratio"
+    );
+    for case in &cases {
+        // As many frames for every case.
+        let rounds = (rounds * 64 / u32::from(case.burst) * 2 / u32::from(case.ports)).max(2);
+        let figures = run(case, &clock, rounds, passes);
+        println!(
+            "{:32} {:>12.1} {:>10.1} {:>16.1} {:>8.2}",
+            case.name,
+            figures.cycles,
+            figures.nanos,
+            figures.memcpy,
+            figures.cycles / figures.memcpy
+        );
+    }
+}

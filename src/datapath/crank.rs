@@ -1,0 +1,72 @@
+//! A worker that is turned by hand, for tests, fuzzing and benchmarks.
+//!
+//! It takes the very steps that a [worker](super::Workers) takes, on the caller's thread, one visit at a call: what is
+//! left out is the polling, the sleeping and the sharing of time between rings.
+
+use std::sync::Arc;
+
+use super::Gate;
+use super::budget::Credit;
+use super::step::Step;
+use super::worker::Visit;
+use crate::clock::Tick;
+use crate::counters::PortId;
+use crate::fabric::LookupCache;
+use crate::port::lanes::Lanes;
+
+/// See the head of this file.
+pub struct Crank {
+    step: Step,
+    gate: Gate,
+    ports: Vec<Arc<Lanes>>,
+    caches: Vec<LookupCache>,
+}
+
+impl Crank {
+    /// A crank over all ports of a switch, in the order of their ids.
+    #[must_use]
+    pub fn new(ports: Vec<Arc<Lanes>>, gate: Gate) -> Self {
+        let caches = ports.iter().map(|_| LookupCache::default()).collect();
+        Self {
+            step: Step::new(),
+            gate,
+            ports,
+            caches,
+        }
+    }
+
+    /// Visits transmit ring `pair` of `port` once; returns the frames taken, `None` when the ring does not run.
+    pub fn turn(&mut self, port: PortId, pair: u16, now: Tick) -> Option<u32> {
+        let lanes = self.ports.get(port.index())?;
+        let cache = self.caches.get_mut(port.index())?;
+        let mut credit = Credit::default();
+        credit.replenish();
+        let mut greeted = true;
+        match self.step.visit(
+            lanes,
+            pair,
+            &self.ports,
+            &self.gate,
+            now,
+            &mut credit,
+            cache,
+            &mut greeted,
+        ) {
+            Visit::Worked(frames) => Some(frames),
+            Visit::Idle | Visit::Skipped => Some(0),
+            Visit::Gone => None,
+        }
+    }
+
+    /// The gate.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// The ports.
+    #[must_use]
+    pub fn ports(&self) -> &[Arc<Lanes>] {
+        &self.ports
+    }
+}
