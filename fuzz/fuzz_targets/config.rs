@@ -1,0 +1,122 @@
+//! Any text as a configuration, any flags beside it: an error that says where, or a valid model.
+#![no_main]
+
+use std::path::Path;
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use portcullis::config::{Overrides, from_text};
+
+/// What a configuration is written with. Random text alone would hardly ever make a key.
+const WORDS: &[&str] = &[
+    "[switch]\n",
+    "[fdb]\n",
+    "[port.a]\n",
+    "[port.b]\n",
+    "name = ",
+    "mode = ",
+    "control = ",
+    "workers = ",
+    "cpus = ",
+    "poll = ",
+    "spin_us = ",
+    "capacity = ",
+    "per_port = ",
+    "ageing = ",
+    "socket = ",
+    "connect = ",
+    "groups = ",
+    "uplink = ",
+    "mac = ",
+    "vlan = ",
+    "trunk = ",
+    "native = ",
+    "queues = ",
+    "mtu = ",
+    "true\n",
+    "false\n",
+    "0\n",
+    "1\n",
+    "2\n",
+    "4095\n",
+    "65536\n",
+    "-1\n",
+    "\"bridge\"\n",
+    "\"isolated\"\n",
+    "\"private\"\n",
+    "\"adaptive\"\n",
+    "\"/tmp/a\"\n",
+    "\"/tmp/b\"\n",
+    "\"x\"\n",
+    "[\"g\", \"h\"]\n",
+    "[1, 2]\n",
+    "[0, 1]\n",
+    "\"52:54:00:00:00:01\"\n",
+    "[\"52:54:00:00:00:01\"]\n",
+    "socket = \"/tmp/c\"\n",
+    "a=/tmp/a",
+    ",connect=yes",
+    ",mode=isolated",
+    ",group=g",
+    ",mac=52:54:00:00:00:02",
+    ",uplink=yes",
+    ",vlan=7",
+    ",trunk=1-9",
+    ",native=3",
+    ",queues=2",
+    ",mtu=9000",
+    "=",
+    ",",
+    "#",
+];
+
+#[derive(Arbitrary, Debug)]
+enum Piece<'a> {
+    Word(u8),
+    Text(&'a str),
+}
+
+#[derive(Arbitrary, Debug)]
+struct Input<'a> {
+    named: bool,
+    ports: Vec<Vec<Piece<'a>>>,
+    mode: Option<Piece<'a>>,
+    workers: Option<&'a str>,
+    text: Vec<Piece<'a>>,
+}
+
+impl Piece<'_> {
+    fn text(&self) -> &str {
+        match self {
+            Self::Word(index) => WORDS[usize::from(*index) % WORDS.len()],
+            Self::Text(text) => text,
+        }
+    }
+}
+
+fn join(pieces: &[Piece<'_>]) -> String {
+    pieces.iter().map(Piece::text).collect()
+}
+
+fuzz_target!(|input: Input<'_>| {
+    let overrides = Overrides {
+        ports: input.ports.iter().map(|pieces| join(pieces)).collect(),
+        mode: input.mode.map(|piece| piece.text().to_owned()),
+        workers: input.workers.map(str::to_owned),
+        ..Overrides::default()
+    };
+    let file = input.named.then(|| Path::new("lan.toml"));
+    match from_text(file, &join(&input.text), &overrides) {
+        Ok(spec) => {
+            for (index, port) in spec.ports.iter().enumerate() {
+                assert!(!port.name.is_empty());
+                assert!(
+                    spec.ports[..index]
+                        .iter()
+                        .all(|other| other.name != port.name)
+                );
+            }
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+});
