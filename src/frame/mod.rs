@@ -25,6 +25,8 @@ pub mod ipv6;
 mod layers;
 mod mac;
 pub mod tcp;
+#[cfg(test)]
+mod tests;
 pub mod udp;
 pub mod vlan;
 
