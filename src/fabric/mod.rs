@@ -17,6 +17,8 @@
 mod fdb;
 mod ports;
 mod reach;
+#[cfg(test)]
+mod tests;
 mod vlans;
 
 use std::sync::Arc;

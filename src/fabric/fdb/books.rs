@@ -23,8 +23,6 @@ pub(super) struct Books {
     ends: Box<[Ends]>,
     counts: Box<[u32]>,
     total: u32,
-    /// How many entries are static; they are in no list.
-    pub(super) statics: u32,
     /// Where the next search for expired entries begins: a bucket.
     pub(super) hand: u32,
 }
@@ -36,7 +34,6 @@ impl Books {
             ends: vec![Ends::default(); MAX_PORTS].into(),
             counts: vec![0; MAX_PORTS].into(),
             total: 0,
-            statics: 0,
             hand: 0,
         }
     }
@@ -64,11 +61,6 @@ impl Books {
     /// The slot that the port learned first.
     pub(super) fn oldest(&self, port: PortId) -> Option<u32> {
         self.ends.get(port.index())?.oldest.checked_sub(1)
-    }
-
-    /// The slot of the same port that was learned next after this one.
-    pub(super) fn newer(&self, slot: u32) -> Option<u32> {
-        self.links.get(slot as usize)?.newer.checked_sub(1)
     }
 
     /// Enters a slot as the port's newest.
