@@ -1,5 +1,6 @@
-//! Our guest drives a back-end that we did not write: a loopback network card on `vhost-user-backend` and
-//! `virtio-queue`. What goes out on a queue pair comes back on it, byte for byte.
+//! Our guest drives a back-end that we did not write: a network card on `vhost-user-backend` and
+//! `virtio-queue`. What goes out on a queue pair comes back on it, byte for byte; or comes in at the other
+//! of two cards that are wired together, under the load generator.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -14,13 +15,18 @@ use std::{
     time::Duration,
 };
 
-use portcullis::guest::{Backing, Builder, Guest, Listening, Script, Shape, VnetHeader, feature};
+use portcullis::guest::{
+    Backing, Builder, Guest, Listening, Script, Shape, VnetHeader, feature,
+    load::{self, Check, Limit, Pace, Pattern, Plan},
+};
 use vhost::vhost_user::{Listener, message::VhostUserProtocolFeatures};
 use vhost_user_backend::{
     ShutdownHandle, VhostUserBackendMut, VhostUserDaemon, VringRwLock, VringT,
 };
-use virtio_queue::QueueT;
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use virtio_queue::{QueueOwnedT, QueueT};
+use vm_memory::{
+    Address, Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap,
+};
 use vmm_sys_util::{
     epoll::EventSet,
     event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier},
@@ -28,12 +34,18 @@ use vmm_sys_util::{
 
 const WAIT: Duration = Duration::from_secs(20);
 
-/// The loopback card: queue 2i + 1 is read, queue 2i is written.
+type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+/// The RX rings of two cards that are wired together.
+type Cable = Arc<Mutex<[Option<(VringRwLock, Memory)>; 2]>>;
+
+/// The card: queue 2i + 1 is read, queue 2i is written, of the card itself or of the one at the other end
+/// of its cable.
 struct Loopback {
+    cable: Option<(Cable, usize)>,
     features: u64,
     acked: u64,
     event_idx: bool,
-    memory: Option<GuestMemoryAtomic<GuestMemoryMmap>>,
+    memory: Option<Memory>,
     pairs: usize,
     exits: Mutex<Vec<EventNotifier>>,
 }
@@ -41,6 +53,7 @@ struct Loopback {
 impl Loopback {
     fn new(features: u64, pairs: usize) -> Self {
         Self {
+            cable: None,
             features: features | feature::PROTOCOL_FEATURES,
             acked: 0,
             event_idx: false,
@@ -56,8 +69,16 @@ impl Loopback {
 
     /// Moves every frame of one pair; returns whether anything was moved.
     fn echo(&self, rx: &VringRwLock, tx: &VringRwLock) -> std::io::Result<bool> {
-        let Some(memory) = &self.memory else {
+        let Some(memory) = self.memory.clone() else {
             return Ok(false);
+        };
+        let to = match &self.cable {
+            None => Some((rx.clone(), memory.clone())),
+            Some((cable, end)) => {
+                let mut ends = cable.lock().unwrap();
+                ends[*end] = Some((rx.clone(), memory.clone()));
+                ends[1 - *end].clone()
+            }
         };
         let memory = memory.memory();
         let mut moved = false;
@@ -75,29 +96,41 @@ impl Loopback {
                 .reader(&memory)
                 .map_err(std::io::Error::other)?
                 .read_to_end(&mut packet)?;
-            self.deliver(rx, &packet)?;
+            if let Some((rx, memory)) = &to {
+                self.deliver(rx, memory, packet)?;
+            }
             tx.add_used(head, 0).map_err(std::io::Error::other)?;
             moved = true;
         }
         if moved {
-            rx.signal_used_queue()?;
+            if let Some((rx, _)) = &to {
+                rx.signal_used_queue()?;
+            }
             tx.signal_used_queue()?;
         }
         Ok(moved)
     }
 
-    /// Writes `packet`, which begins with its header, into as many chains as it takes.
-    fn deliver(&self, rx: &VringRwLock, packet: &[u8]) -> std::io::Result<()> {
-        let memory = self.memory.as_ref().unwrap().memory();
-        let mut packet = packet.to_vec();
+    /// Writes `packet`, which begins with its header, into as many chains as it takes; drops it when there
+    /// are not enough.
+    fn deliver(
+        &self,
+        rx: &VringRwLock,
+        memory: &Memory,
+        mut packet: Vec<u8>,
+    ) -> std::io::Result<()> {
+        let memory = memory.memory();
+        let mut ring = rx.get_mut();
+        let queue = ring.get_queue_mut();
         let mut chains = Vec::new();
         let mut room = 0;
         while room < packet.len() {
-            let chain = rx
-                .get_mut()
-                .get_queue_mut()
-                .pop_descriptor_chain(memory.clone())
-                .expect("the test keeps enough receive buffers posted");
+            let Some(chain) = queue.pop_descriptor_chain(memory.clone()) else {
+                for _ in chains {
+                    queue.go_to_previous_position();
+                }
+                return Ok(());
+            };
             room += chain
                 .clone()
                 .writer(&memory)
@@ -109,16 +142,28 @@ impl Loopback {
             packet[10..12].copy_from_slice(&(chains.len() as u16).to_le_bytes());
         }
         let mut rest = packet.as_slice();
+        let mut used = Vec::new();
         for chain in chains {
             let head = chain.head_index();
             let mut writer = chain.writer(&memory).map_err(std::io::Error::other)?;
             let part = writer.available_bytes().min(rest.len());
             writer.write_all(&rest[..part])?;
             rest = &rest[part..];
-            rx.add_used(head, part as u32)
-                .map_err(std::io::Error::other)?;
+            used.push((head, part as u32));
         }
-        Ok(())
+        // All buffers of a frame are used together (VIRTIO 1.2, 5.1.6.4.1), but `add_used` stores the index
+        // for each: all entries but the last are written behind its back.
+        let (last, before) = used.split_last().unwrap();
+        for (head, len) in before {
+            let slot = u64::from(queue.next_used() % queue.size());
+            let at = GuestAddress(queue.used_ring() + 4 + 8 * slot);
+            memory
+                .write_slice(&u32::from(*head).to_le_bytes(), at)
+                .and_then(|()| memory.write_slice(&len.to_le_bytes(), at.unchecked_add(4)))
+                .map_err(std::io::Error::other)?;
+            queue.set_next_used(queue.next_used().wrapping_add(1));
+        }
+        ring.add_used(last.0, last.1).map_err(std::io::Error::other)
     }
 }
 
@@ -212,9 +257,13 @@ impl Drop for Daemon {
 /// Starts the daemon with `features`, `connects` to the guest or listens for it, and returns it with the
 /// path of the socket.
 fn daemon(features: u64, pairs: usize, connects: bool) -> (Daemon, PathBuf) {
+    serve(Loopback::new(features, pairs), connects)
+}
+
+fn serve(card: Loopback, connects: bool) -> (Daemon, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("net.sock");
-    let backend = Arc::new(RwLock::new(Loopback::new(features, pairs)));
+    let backend = Arc::new(RwLock::new(card));
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let mut server =
         VhostUserDaemon::new("loopback".to_owned(), Arc::clone(&backend), memory).unwrap();
@@ -371,4 +420,141 @@ fn indices_wrap_and_a_base_other_than_zero_works() {
     let mut guest = connect(guest().base(65_300).ring_size(16), &path);
     echo(&mut guest, &[60]);
     assert!(guest.tx(0).used() < 65_300, "the index has wrapped");
+}
+
+/// Two cards, wired together.
+fn cable(features: u64, connects: bool) -> ([Daemon; 2], Vec<PathBuf>) {
+    let cable = Cable::default();
+    let card = |end| {
+        let mut card = Loopback::new(features, 1);
+        card.cable = Some((Arc::clone(&cable), end));
+        serve(card, connects)
+    };
+    let ((first, at), (second, to)) = (card(0), card(1));
+    ([first, second], vec![at, to])
+}
+
+/// A load of a given number of frames, every byte of which is checked.
+fn plan(ports: Vec<PathBuf>) -> Plan {
+    Plan {
+        ports,
+        pace: Pace::InFlight(64),
+        check: Check::Full,
+        limit: Limit::Frames(20_000),
+        patience: WAIT,
+        ..Plan::default()
+    }
+}
+
+const GIANTS: u64 = feature::CSUM | feature::GUEST_CSUM | feature::HOST_TSO4 | feature::GUEST_TSO4;
+
+/// Runs `plan` over a fresh cable and expects every frame to arrive, once, whole and in order.
+fn arrives(features: u64, change: impl Fn(&mut Plan)) -> load::Report {
+    let (_daemons, ports) = cable(features, false);
+    let mut plan = plan(ports);
+    change(&mut plan);
+    let report = load::run(&plan).unwrap();
+    assert!(report.sent >= 1000, "{report}");
+    assert_eq!(report.received, report.sent, "{report}");
+    assert_eq!(report.lost, 0, "{report}");
+    assert!(!report.faults.broken(), "{report}");
+    assert_eq!(report.faults.strays + report.faults.late, 0, "{report}");
+    report
+}
+
+#[test]
+fn a_load_counts_every_frame_of_both_directions() {
+    let report = arrives(STOCK, |_| {});
+    assert!(report.ports.iter().all(|p| p.received >= 1000), "{report}");
+    assert!(report.latency.is_some(), "{report}");
+}
+
+#[test]
+fn a_load_in_every_pattern_and_with_every_check() {
+    for pattern in [
+        Pattern::Pairs,
+        Pattern::OneToOne,
+        Pattern::AllToAll,
+        Pattern::PingPong,
+    ] {
+        for check in [Check::None, Check::Order, Check::Full] {
+            let report = arrives(STOCK, |plan| {
+                plan.pattern = pattern;
+                plan.check = check;
+                plan.limit = Limit::Frames(2000);
+            });
+            assert_eq!(
+                report.ports[1].sent == 0,
+                pattern == Pattern::OneToOne,
+                "{report}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_load_with_every_kind_of_ring() {
+    for (in_order, event_idx, mergeable) in [
+        (true, false, true),
+        (false, false, false),
+        (false, true, true),
+        (true, true, false),
+    ] {
+        arrives(STOCK | feature::IN_ORDER, |plan| {
+            plan.in_order = in_order;
+            plan.event_idx = event_idx;
+            plan.mergeable = mergeable;
+            plan.ring_size = 128;
+            plan.touch = event_idx;
+            plan.flows = 7;
+        });
+    }
+}
+
+#[test]
+fn a_load_of_giants_whole_and_spread_over_buffers() {
+    for (size, rx_buffer) in [
+        (1514, None),
+        (9000, None),
+        (65_549, None),
+        (65_549, Some(4096)),
+    ] {
+        arrives(STOCK | GIANTS, |plan| {
+            plan.size = size;
+            plan.rx_buffer = rx_buffer;
+            plan.pace = Pace::InFlight(8);
+            plan.limit = Limit::Frames(1000);
+        });
+    }
+}
+
+#[test]
+fn an_open_loop_sends_what_was_asked_for() {
+    let report = arrives(STOCK, |plan| {
+        plan.pace = Pace::Rate(20_000.0);
+        plan.limit = Limit::Frames(4000);
+    });
+    assert!(report.sent <= 4000 + 2 * 64, "{report}");
+}
+
+#[test]
+fn a_load_where_the_back_end_connects() {
+    let (_daemons, ports) = cable(STOCK, true);
+    let mut plan = plan(ports);
+    plan.listen = true;
+    let report = load::run(&plan).unwrap();
+    assert_eq!(report.received, report.sent);
+}
+
+#[test]
+fn a_back_end_that_moves_nothing_is_an_error_and_no_hang() {
+    // Two cards that are not wired: what each gets comes back to itself, and nothing reaches the other.
+    let (_first, at) = daemon(STOCK, 1, false);
+    let (_second, to) = daemon(STOCK, 1, false);
+    let mut plan = plan(vec![at, to]);
+    plan.patience = Duration::from_millis(300);
+    plan.limit = Limit::Time(Duration::from_millis(1));
+    plan.warm_up = WAIT;
+    let error = load::run(&plan).unwrap_err().to_string();
+    assert!(error.contains("no frame has arrived"), "{error}");
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::load::LoadArgs;
 use crate::config::Overrides;
 
 /// A secure vhost-user layer-2 switch.
@@ -18,6 +19,8 @@ pub(super) struct Arguments {
 pub(super) enum Command {
     /// Say whether `run` would start with this configuration, and start nothing
     Check(SwitchArgs),
+    /// Put the ports of any vhost-user network back-end under load, and report what arrives
+    Load(Box<LoadArgs>),
 }
 
 /// What makes a switch: a file, flags, or both.

@@ -13,6 +13,7 @@
 
 mod args;
 mod check;
+pub mod load;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -33,6 +34,9 @@ pub enum Failure {
     /// The configuration was refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A load came to nothing, or to damage.
+    #[error(transparent)]
+    Load(#[from] load::LoadError),
     /// Nobody reads our standard output any more, or it cannot be written.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
@@ -45,7 +49,7 @@ impl Failure {
         match self {
             Self::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
             Self::Config(_) => 3,
-            Self::Output(_) => 1,
+            Self::Load(_) | Self::Output(_) => 1,
         }
     }
 
@@ -89,6 +93,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
     let arguments = Arguments::try_parse_from(arguments)?;
     match arguments.command {
         Command::Check(switch) => check::check(&switch),
+        Command::Load(load) => Ok(load::run(&load)?),
     }
 }
 

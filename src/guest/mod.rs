@@ -13,6 +13,7 @@
 //! - [`RawRing`] reads and writes every field of a split virtqueue; [`Queue`] is the well-behaved driver
 //!   on top of it.
 //! - [`Guest`] is the convenient whole: a network card of a guest that sends and receives frames.
+//! - [`load`] is the load generator.
 //!
 //! A guest is trusted by its own test, so that an index out of range here is a failed test and not a
 //! security bug: that is why this room may index, where the house may not.
@@ -29,12 +30,14 @@ mod card;
 mod error;
 mod event;
 mod front_end;
+pub mod load;
 mod memory;
 mod queue;
 mod ring;
 mod virtio;
 pub mod wire;
 
+pub(crate) use card::announcement;
 pub use card::{Builder, Guest, Received, Shape};
 pub use error::Error;
 pub use event::Event;

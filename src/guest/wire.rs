@@ -24,7 +24,7 @@ use rustix::{
 };
 pub use vhost::vhost_user::message::FrontendReq as Request;
 
-use super::{Error, RegionSpec, Result};
+use super::{Error, RegionSpec, Result, event::wait_readable};
 
 /// Length of a message header: request, flags, size, of four bytes each.
 pub const HEADER: usize = 12;
@@ -479,6 +479,28 @@ impl Wire {
             Ok(_) => Err(Error::Protocol("a byte came instead of the end".into())),
             Err(Error::Timeout { .. }) => Ok(false),
             Err(e) => Err(e),
+        }
+    }
+
+    /// Whether the peer has closed the connection, or does within `timeout`; a byte that comes instead is
+    /// left where it is.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be looked at.
+    pub fn wait_closed_for(&self, timeout: Duration) -> Result<bool> {
+        if !wait_readable(&[self.as_fd()], timeout)? {
+            return Ok(false);
+        }
+        match rustix::net::recv(
+            &self.stream,
+            &mut [0u8; 1],
+            RecvFlags::PEEK | RecvFlags::DONTWAIT,
+        ) {
+            Ok((_, n)) => Ok(n == 0),
+            Err(Errno::CONNRESET) => Ok(true),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(e) => Err(self.fault("look at the connection", e)),
         }
     }
 

@@ -18,6 +18,7 @@ use std::{
 pub use builder::Builder;
 pub use receive::Received;
 pub use transmit::Shape;
+pub(crate) use transmit::announcement;
 
 use self::{receive::RxQueue, transmit::TxQueue};
 use super::{

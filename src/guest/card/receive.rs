@@ -127,7 +127,7 @@ impl RxQueue {
         } else {
             1
         };
-        // Without MRG_RXBUF a modern device sets it to 1 (VIRTIO 1.2, 5.1.6.4.1); DPDK's leaves zero.
+        // All of them are used together (VIRTIO 1.2, 5.1.6.4.1), so that a missing one is a fault.
         if count == 0 {
             return Err(Error::Device("num_buffers is 0".into()));
         }

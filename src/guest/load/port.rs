@@ -1,0 +1,549 @@
+//! One port of the load: its connection, its two lanes, its frames and its counts.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use super::{
+    Check, Plan,
+    flows::{Arrival, Flow},
+    frames::{self, FRAME_AT, Form, Mark},
+    lane::{BURST, Filled, Lane, copy_in, copy_out, half, put_word, word},
+};
+use crate::guest::{
+    Backing, Error, FrontEnd, Listening, Memory, RegionSpec, Result, RingLayout, Script,
+    VnetHeader, feature, protocol,
+};
+
+/// What was counted, since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    pub(super) gaps: u64,
+    pub(super) late: u64,
+    pub(super) duplicates: u64,
+    pub(super) corrupt: u64,
+    pub(super) strays: u64,
+    pub(super) foreign: u64,
+}
+
+/// What a burst of received frames says to the rest of the engine.
+pub(super) trait Observer {
+    /// A burst was taken from the ring at this moment.
+    fn taken(&mut self);
+    /// A frame that `from` has sent arrived.
+    fn arrived(&mut self, from: u16);
+    /// A frame that was sent at `time` arrived now.
+    fn timed(&mut self, time: u64);
+}
+
+/// How frames are looked at and where their parts are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lens {
+    pub(super) form: Form,
+    pub(super) check: Check,
+    pub(super) touch: bool,
+    header: usize,
+    /// Whether a frame may take more buffers than one.
+    spread: bool,
+    rx_len: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) number: u16,
+    front_end: FrontEnd,
+    _listening: Option<Listening>,
+    rx: Lane,
+    tx: Lane,
+    lens: Lens,
+    pub(super) peers: Vec<u16>,
+    turn: usize,
+    /// For each destination: the headers of a frame, and the next number.
+    headers: Vec<Vec<u8>>,
+    next: Vec<u64>,
+    /// For each slot: the destination for which it was written, its body's sum, and its flow.
+    written: Vec<u16>,
+    sums: Vec<u64>,
+    template: Vec<u8>,
+    flows: u16,
+    /// For each sender: what has come of it.
+    seen: Vec<Flow>,
+    filled: Vec<Filled>,
+    scratch: Vec<u8>,
+    pub(super) counts: Counts,
+}
+
+impl Port {
+    pub(super) fn plug_in(plan: &Plan, number: usize) -> Result<Self> {
+        let path = &plan.ports[number];
+        let named = |e: Error| Error::Misuse(format!("port {number} ({}): {e}", path.display()));
+        Self::try_plug_in(plan, number, path).map_err(named)
+    }
+
+    fn try_plug_in(plan: &Plan, number: usize, path: &Path) -> Result<Self> {
+        let form = Form::new(plan.size);
+        let (mut front_end, listening) = if plan.listen {
+            let listening = Listening::bind(path)?;
+            (listening.accept(plan.patience)?, Some(listening))
+        } else {
+            (FrontEnd::connect(path, plan.patience)?, None)
+        };
+        front_end.negotiate(
+            Script::Modern,
+            wanted(plan, form),
+            protocol::MQ | protocol::REPLY_ACK,
+        )?;
+        let features = front_end.features();
+        require(features, form)?;
+        let header = VnetHeader::len_for(features);
+        let whole = (header + form.size) as u32;
+        let rx_len = plan.rx_buffer.unwrap_or(whole.max(2048));
+        let merges = features & feature::MRG_RXBUF != 0;
+        if rx_len < whole && !merges {
+            return Err(Error::Misuse(format!(
+                "buffers of {rx_len} bytes hold no frame of {} without MRG_RXBUF",
+                form.size
+            )));
+        }
+        let lens = Lens {
+            form,
+            check: plan.effective_check(),
+            touch: plan.touch,
+            header,
+            spread: rx_len < whole,
+            rx_len,
+        };
+        let (memory, rx, tx) = lay_out(plan, lens, features)?;
+        let ports = plan.ports.len();
+        let ring = usize::from(plan.ring_size);
+        let mut port = Self {
+            number: number as u16,
+            front_end,
+            _listening: listening,
+            rx,
+            tx,
+            lens,
+            peers: plan.peers(number),
+            turn: 0,
+            headers: vec![Vec::new(); ports],
+            next: vec![0; ports],
+            written: vec![u16::MAX; ring],
+            sums: vec![0; ring],
+            template: Vec::new(),
+            flows: plan.flows,
+            seen: vec![Flow::default(); ports],
+            filled: vec![Filled::default(); if lens.spread { ring } else { BURST }],
+            scratch: vec![0; form.size.max(rx_len as usize)],
+            counts: Counts::default(),
+        };
+        port.write_headers(plan);
+        port.rx.post_all(rx_len)?;
+        port.front_end.start(
+            Script::Modern,
+            &memory,
+            &[port.rx.setup(0), port.tx.setup(1)],
+        )?;
+        port.rx.kick()?;
+        Ok(port)
+    }
+
+    fn write_headers(&mut self, plan: &Plan) {
+        let from = frames::mac(plan.mac, usize::from(self.number));
+        for to in &self.peers {
+            let to_mac = frames::mac(plan.mac, usize::from(*to));
+            let frame = self.lens.form.build(from, to_mac, 0, 1);
+            self.headers[usize::from(*to)] = frame[..self.lens.form.mark() as usize].to_vec();
+        }
+    }
+
+    /// Sends one announcement of the port's own address.
+    pub(super) fn announce(&mut self, plan: &Plan) -> Result<()> {
+        let mac = frames::mac(plan.mac, usize::from(self.number));
+        let mut slots = [0; BURST];
+        self.tx.claim(1, &mut slots);
+        let at = self.tx.place(slots[0]) + FRAME_AT as usize;
+        let frame = crate::guest::announcement(mac);
+        copy_in(&self.tx.slots()?, at - self.lens.header, &[0; 12])?;
+        copy_in(&self.tx.slots()?, at, &frame)?;
+        self.tx
+            .send(&slots[..1], (self.lens.header + frame.len()) as u32)
+    }
+
+    /// Whether the back-end has taken everything that was sent.
+    pub(super) fn all_taken(&mut self) -> Result<bool> {
+        self.tx.reap_sent()?;
+        Ok(self.tx.room() == self.written.len())
+    }
+
+    /// Throws away what has come; returns how many buffers.
+    pub(super) fn discard(&mut self) -> Result<usize> {
+        let count = self.rx.take_filled(&mut self.filled)?;
+        self.rx.post(&self.filled[..count], self.lens.rx_len)?;
+        Ok(count)
+    }
+
+    /// Writes the frames into all slots, once.
+    pub(super) fn build_frames(&mut self) -> Result<()> {
+        let form = self.lens.form;
+        let header = form.header().to_bytes();
+        for slot in 0..self.written.len() {
+            let seed = slot as u64 * 0x9e37_79b9 + u64::from(self.number);
+            let frame = form.build([0; 6], [0; 6], slot as u16 % self.flows, seed);
+            let at = self.tx.place(slot as u16) + FRAME_AT as usize;
+            let slots = self.tx.slots()?;
+            copy_in(&slots, at - self.lens.header, &header[..self.lens.header])?;
+            copy_in(&slots, at, &frame)?;
+            self.sums[slot] = frames::body_sum(&frame[form.body()..]);
+            if slot == 0 {
+                self.template = frame;
+            }
+        }
+        if self.lens.touch {
+            // Every frame is written anew from the same template.
+            let sum = self.sums[0];
+            self.sums.fill(sum);
+        }
+        self.written.fill(u16::MAX);
+        Ok(())
+    }
+
+    /// Takes back what was sent; returns how many more fit.
+    #[inline]
+    pub(super) fn reap(&mut self) -> Result<usize> {
+        self.tx.reap_sent()?;
+        Ok(self.tx.room())
+    }
+
+    /// Sends at most `count` frames to the next peer in turn, the first stamped with `now`; returns how
+    /// many.
+    #[inline]
+    pub(super) fn transmit(&mut self, count: usize, now: u64) -> Result<usize> {
+        let mut claimed = [0; BURST];
+        let count = self.tx.claim(count, &mut claimed);
+        let Some(to) = self.peers.get(self.turn).copied().filter(|_| count > 0) else {
+            return Ok(0);
+        };
+        self.turn = if self.turn + 1 == self.peers.len() {
+            0
+        } else {
+            self.turn + 1
+        };
+        for (i, slot) in claimed[..count].iter().enumerate() {
+            let stamp = if i == 0 { now } else { 0 };
+            self.dress(*slot, to, stamp)?;
+        }
+        let len = self.lens.header + self.lens.form.size;
+        self.tx.send(&claimed[..count], len as u32)?;
+        self.counts.sent += count as u64;
+        Ok(count)
+    }
+
+    /// Makes the frame in `slot` one for `to`, with the next number.
+    #[inline]
+    fn dress(&mut self, slot: u16, to: u16, stamp: u64) -> Result<()> {
+        let lens = self.lens;
+        let at = self.tx.place(slot) + FRAME_AT as usize;
+        let slots = self.tx.slots()?;
+        if lens.touch {
+            copy_in(&slots, at, &self.template)?;
+        }
+        if lens.touch || self.written[usize::from(slot)] != to {
+            self.written[usize::from(slot)] = to;
+            copy_in(&slots, at, &self.headers[usize::from(to)])?;
+            let port = 10_000 + slot % self.flows;
+            copy_in(&slots, at + 34, &port.to_be_bytes())?;
+        }
+        if lens.check == Check::None {
+            return Ok(());
+        }
+        let next = &mut self.next[usize::from(to)];
+        let mark = Mark {
+            from: self.number,
+            to,
+            sequence: *next,
+        }
+        .word();
+        *next = (*next + 1) % frames::SEQUENCES;
+        let at = at + lens.form.mark() as usize;
+        put_word(&slots, at, mark)?;
+        put_word(&slots, at + 8, stamp)?;
+        if lens.check == Check::Full {
+            let seal = frames::seal(mark, stamp, self.sums[usize::from(slot)]);
+            copy_in(&slots, at + 16, &seal.to_le_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Takes what has come, looks at it and posts the buffers again; returns how many frames.
+    #[inline]
+    pub(super) fn receive(&mut self, observer: &mut impl Observer) -> Result<usize> {
+        let count = self.rx.take_filled(&mut self.filled)?;
+        if count == 0 {
+            return Ok(0);
+        }
+        observer.taken();
+        let frames = if self.lens.spread {
+            self.look_at_spread(count, observer)?
+        } else {
+            self.look_at(count, observer)?;
+            count
+        };
+        self.rx.post(&self.filled[..count], self.lens.rx_len)?;
+        Ok(frames)
+    }
+
+    #[inline]
+    fn look_at(&mut self, count: usize, observer: &mut impl Observer) -> Result<()> {
+        let Self {
+            rx,
+            filled,
+            scratch,
+            lens,
+            counts,
+            seen,
+            number,
+            ..
+        } = self;
+        let slots = rx.slots()?;
+        let whole = (lens.header + lens.form.size) as u32;
+        if lens.check == Check::None {
+            for f in &filled[..count] {
+                if lens.touch {
+                    let len = (f.len as usize).min(scratch.len());
+                    let at = rx.place(f.slot) + FRAME_AT as usize - lens.header;
+                    copy_out(&slots, at, &mut scratch[..len])?;
+                }
+                counts.corrupt += u64::from(f.len != whole);
+            }
+            counts.received += count as u64;
+            for _ in 0..count {
+                observer.arrived(*number ^ 1);
+            }
+            return Ok(());
+        }
+        // Two passes: the loads of the first do not wait for each other.
+        let mut marks = [(0u64, 0u64); BURST];
+        let mark_at = FRAME_AT as usize + lens.form.mark() as usize;
+        for (f, mark) in filled[..count].iter().zip(&mut marks) {
+            let at = rx.place(f.slot) + mark_at;
+            *mark = (word(&slots, at)?, word(&slots, at + 8)?);
+        }
+        for (f, (mark, time)) in filled[..count].iter().zip(marks) {
+            if f.len != whole {
+                counts.misshapen(mark);
+                continue;
+            }
+            let at = rx.place(f.slot) + FRAME_AT as usize;
+            if lens.touch || lens.check == Check::Full {
+                copy_out(&slots, at, &mut scratch[..lens.form.size])?;
+            }
+            let sealed = lens.check < Check::Full
+                || half(&slots, at + lens.form.mark() as usize + 16)?
+                    == frames::seal(
+                        mark,
+                        time,
+                        frames::body_sum(&scratch[lens.form.body()..lens.form.size]),
+                    );
+            counts.judge(*number, seen, (mark, time), sealed, observer);
+        }
+        Ok(())
+    }
+
+    /// The same for frames that take several buffers: they are put together first.
+    fn look_at_spread(&mut self, count: usize, observer: &mut impl Observer) -> Result<usize> {
+        let Self {
+            rx,
+            filled,
+            scratch,
+            lens,
+            counts,
+            seen,
+            number,
+            ..
+        } = self;
+        let slots = rx.slots()?;
+        let mut frames_seen = 0;
+        let mut i = 0;
+        while i < count {
+            let start = FRAME_AT as usize - lens.header;
+            let header_at = rx.place(filled[i].slot) + start;
+            let mut number_of = [0; 2];
+            copy_out(&slots, header_at + 10, &mut number_of)?;
+            let buffers = usize::from(u16::from_le_bytes(number_of)).max(1);
+            let Some(parts) = filled.get(i..i + buffers).filter(|_| i + buffers <= count) else {
+                return Err(Error::Device(format!(
+                    "num_buffers is {buffers}, but only {} were used",
+                    count - i
+                )));
+            };
+            i += buffers;
+            frames_seen += 1;
+            let whole = lens.header + lens.form.size;
+            scratch.resize(whole.max(scratch.len()), 0);
+            let mut done = 0;
+            for part in parts {
+                let len = (part.len as usize).min(whole - done);
+                let at = rx.place(part.slot) + start;
+                copy_out(&slots, at, &mut scratch[done..done + len])?;
+                done += len;
+            }
+            let length: u64 = parts.iter().map(|p| u64::from(p.len)).sum();
+            let frame = &scratch[lens.header..whole];
+            let at = lens.form.mark() as usize;
+            let mark = little(&frame[at..]);
+            let time = little(&frame[at + 8..]);
+            if length != whole as u64 {
+                counts.misshapen(mark);
+                continue;
+            }
+            if lens.check == Check::None {
+                counts.received += 1;
+                observer.arrived(*number ^ 1);
+                continue;
+            }
+            let seal = frames::seal(mark, time, frames::body_sum(&frame[lens.form.body()..]));
+            let sealed = lens.check < Check::Full || frame[at + 16..at + 20] == seal.to_le_bytes();
+            counts.judge(*number, seen, (mark, time), sealed, observer);
+        }
+        Ok(frames_seen)
+    }
+
+    /// Whether the back-end still holds the connection.
+    pub(super) fn still_there(&self) -> Result<()> {
+        match self.front_end.wire().wait_closed_for(Duration::ZERO)? {
+            true => Err(Error::Closed {
+                what: "load on a port",
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// Kicks that the back-end asked for.
+    pub(super) fn kicks(&self) -> u64 {
+        self.rx.kicks() + self.tx.kicks()
+    }
+}
+
+fn little(bytes: &[u8]) -> u64 {
+    bytes
+        .first_chunk()
+        .map_or(0, |word| u64::from_le_bytes(*word))
+}
+
+impl Counts {
+    /// A frame of another length than was sent: ours and damaged, or somebody else's.
+    #[cold]
+    fn misshapen(&mut self, mark: u64) {
+        if Mark::from_word(mark).is_some() {
+            self.corrupt += 1;
+        } else {
+            self.foreign += 1;
+        }
+    }
+
+    #[inline]
+    fn judge(
+        &mut self,
+        port: u16,
+        seen: &mut [Flow],
+        (word, time): (u64, u64),
+        sealed: bool,
+        observer: &mut impl Observer,
+    ) {
+        let Some(mark) = Mark::from_word(word) else {
+            self.foreign += 1;
+            return;
+        };
+        let Some(flow) = seen.get_mut(usize::from(mark.from)) else {
+            self.corrupt += 1;
+            return;
+        };
+        if !sealed {
+            self.corrupt += 1;
+            return;
+        }
+        if mark.to != port {
+            self.strays += 1;
+            return;
+        }
+        match flow.arrive(mark.sequence) {
+            Arrival::InOrder => {}
+            Arrival::AfterGap(missing) => self.gaps += missing,
+            Arrival::Late => self.late += 1,
+            Arrival::Duplicate | Arrival::Ancient => {
+                self.duplicates += 1;
+                return;
+            }
+        }
+        self.received += 1;
+        observer.arrived(mark.from);
+        if time != 0 {
+            observer.timed(time);
+        }
+    }
+}
+
+fn wanted(plan: &Plan, form: Form) -> u64 {
+    let mut wanted = feature::VERSION_1 | feature::PROTOCOL_FEATURES;
+    for (on, bits) in [
+        (plan.in_order, feature::IN_ORDER),
+        (plan.mergeable, feature::MRG_RXBUF),
+        (plan.event_idx, feature::EVENT_IDX),
+        (
+            form.giant,
+            feature::CSUM | feature::GUEST_CSUM | feature::HOST_TSO4 | feature::GUEST_TSO4,
+        ),
+    ] {
+        if on {
+            wanted |= bits;
+        }
+    }
+    wanted
+}
+
+fn require(features: u64, form: Form) -> Result<()> {
+    if features & feature::VERSION_1 == 0 {
+        return Err(Error::Misuse(
+            "the back-end does not offer VERSION_1, which the load needs".into(),
+        ));
+    }
+    if form.giant && features & feature::HOST_TSO4 == 0 {
+        return Err(Error::Misuse(format!(
+            "the back-end does not offer HOST_TSO4: choose frames of at most {} bytes",
+            frames::LARGEST_PLAIN
+        )));
+    }
+    Ok(())
+}
+
+/// Memory with both rings and their slots.
+fn lay_out(plan: &Plan, lens: Lens, features: u64) -> Result<(Arc<Memory>, Lane, Lane)> {
+    let size = u64::from(plan.ring_size);
+    let rx_ring = RingLayout::at(4096, plan.ring_size);
+    let tx_ring = RingLayout::at(rx_ring.end().next_multiple_of(4096), plan.ring_size);
+    // An odd number of cache lines, so that the slots spread over all sets of the caches.
+    let stride = |len: u64| (len.div_ceil(64) | 1) * 64;
+    let rx_stride = stride(FRAME_AT + u64::from(lens.rx_len));
+    let tx_stride = stride(FRAME_AT + (lens.form.size as u64).max(2048));
+    let rx_slots = tx_ring.end().next_multiple_of(4096);
+    let tx_slots = (rx_slots + size * rx_stride).next_multiple_of(4096);
+    let end = (tx_slots + size * tx_stride).next_multiple_of(2 << 20);
+    let memory = Memory::new(
+        &Backing::Memfd,
+        &[RegionSpec {
+            gpa: 0,
+            uva: 0x7e00_0000_0000,
+            size: end,
+            file: 0,
+            offset: 0,
+        }],
+    )?;
+    let kind = (
+        features & feature::IN_ORDER != 0,
+        features & feature::EVENT_IDX != 0,
+    );
+    let offset = FRAME_AT - lens.header as u64;
+    let rx = Lane::new(&memory, rx_ring, kind, (rx_slots, rx_stride, offset))?;
+    let tx = Lane::new(&memory, tx_ring, kind, (tx_slots, tx_stride, offset))?;
+    Ok((memory, rx, tx))
+}
