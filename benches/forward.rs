@@ -8,6 +8,7 @@
 //! ```sh
 //! cargo bench --bench forward            # medians of several rounds
 //! cargo bench --bench forward -- --test  # each case once
+//! cargo bench --bench forward -- "64 B"  # the cases with exactly that name
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -341,6 +342,10 @@ fn median(values: &mut [f64]) -> f64 {
 
 fn main() {
     let once = std::env::args().any(|argument| argument == "--test");
+    let only: Vec<_> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
     let (rounds, passes) = if once { (4, 1) } else { (2_000, 21) };
     let clock = Clock::new();
     let case = |name, frame, burst, ports, spread, addresses| Case {
@@ -368,7 +373,10 @@ fn main() {
         "{:32} {:>12} {:>10} {:>16} {:>8}",
         "case", "cycles/frame", "ns/frame", "memcpy cycles", "ratio"
     );
-    for case in &cases {
+    for case in cases
+        .iter()
+        .filter(|case| only.is_empty() || only.iter().any(|name| name == case.name))
+    {
         // As many frames for every case.
         let rounds = (rounds * 64 / u32::from(case.burst) * 2 / u32::from(case.ports)).max(2);
         let figures = run(case, &clock, rounds, passes);
