@@ -17,10 +17,43 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Run a switch until SIGTERM or SIGINT
+    Run(RunArgs),
     /// Say whether `run` would start with this configuration, and start nothing
     Check(SwitchArgs),
     /// Put the ports of any vhost-user network back-end under load, and report what arrives
     Load(Box<LoadArgs>),
+    /// Show what a running switch is doing
+    Status(StatusArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) switch: SwitchArgs,
+
+    /// What to log: error, warn, info, debug, trace, or tracing directives [default: $PORTCULLIS_LOG, else info]
+    #[arg(long, value_name = "LEVEL")]
+    pub(super) log: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// The switch's name; not needed when only one runs
+    #[arg(conflicts_with = "control")]
+    pub(super) name: Option<String>,
+
+    /// Its control socket [default: portcullis/NAME.sock in $XDG_RUNTIME_DIR or /run]
+    #[arg(long, value_name = "PATH")]
+    pub(super) control: Option<PathBuf>,
+
+    /// As JSON, all of it
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Again and again, every so many seconds
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", require_equals = true)]
+    pub(super) watch: Option<u32>,
 }
 
 /// What makes a switch: a file, flags, or both.

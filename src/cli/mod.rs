@@ -14,6 +14,10 @@
 mod args;
 mod check;
 pub mod load;
+mod logging;
+mod run;
+mod status;
+mod table;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -23,6 +27,8 @@ use std::io::{self, Write as _};
 use clap::Parser as _;
 
 use crate::config::ConfigError;
+use crate::control::AskError;
+use crate::daemon::DaemonError;
 use args::{Arguments, Command};
 
 /// Why the program ends with something else than 0.
@@ -37,6 +43,18 @@ pub enum Failure {
     /// A load came to nothing, or to damage.
     #[error(transparent)]
     Load(#[from] load::LoadError),
+    /// A switch did not start, or failed.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// A switch did not answer.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// Which switch is meant cannot be told.
+    #[error("{0}")]
+    Which(String),
+    /// `--log` or PORTCULLIS_LOG.
+    #[error(transparent)]
+    Log(#[from] logging::LogError),
     /// Nobody reads our standard output any more, or it cannot be written.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
@@ -49,7 +67,8 @@ impl Failure {
         match self {
             Self::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
             Self::Config(_) => 3,
-            Self::Load(_) | Self::Output(_) => 1,
+            Self::Log(_) => 2,
+            Self::Load(_) | Self::Daemon(_) | Self::Ask(_) | Self::Which(_) | Self::Output(_) => 1,
         }
     }
 
@@ -92,8 +111,10 @@ impl fmt::Display for Chain<'_> {
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     let arguments = Arguments::try_parse_from(arguments)?;
     match arguments.command {
+        Command::Run(args) => run::run(&args),
         Command::Check(switch) => check::check(&switch),
         Command::Load(load) => Ok(load::run(&load)?),
+        Command::Status(args) => status::status(&args),
     }
 }
 

@@ -25,9 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::{ConfigError, Fault, Place};
 pub use paths::{check_paths, default_control_path, runtime_directory};
-pub use spec::{
-    Endpoint, MAX_MTU, MAX_NAME, MAX_QUEUES, MAX_SOCKET_PATH, MIN_MTU, Poll, PortSpec, SwitchSpec,
-};
+pub use spec::{MAX_MTU, MAX_NAME, MAX_QUEUES, MAX_SOCKET_PATH, MIN_MTU, PortSpec, SwitchSpec};
 
 /// What the command line says about the switch; it wins over the file.
 #[derive(Debug, Clone, Default)]

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::{ConfigError, Endpoint, Fault, Place, SwitchSpec};
+use super::{ConfigError, Fault, Place, SwitchSpec};
 use crate::port::socket::{Occupant, directory_of};
 
 /// Where control sockets live by default: `$XDG_RUNTIME_DIR/portcullis`, else `/run/portcullis`.
@@ -55,7 +55,7 @@ pub fn check_paths(spec: &SwitchSpec) -> Result<(), ConfigError> {
     };
     for port in &spec.ports {
         let subject = format!("port {:?}: socket", port.name);
-        let ours = matches!(port.endpoint, Endpoint::Listen(_));
+        let ours = !port.is_connecting();
         check(&port.origin, subject, port.endpoint.path(), ours, false);
     }
     let subject = "[switch]: control".to_owned();

@@ -1,10 +1,12 @@
 //! The validated model: what the rest of the house is built from.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Place;
+use crate::datapath::PollMode;
 use crate::fabric::{FdbLimits, Mode, VlanMembership};
 use crate::frame::Mac;
+use crate::port::endpoint::Endpoint;
 
 /// Queue pairs of one port.
 pub const MAX_QUEUES: u16 = 8;
@@ -32,26 +34,14 @@ pub struct SwitchSpec {
     pub workers: u16,
     /// One CPU for each worker, or none at all.
     pub cpus: Vec<u16>,
-    /// How workers wait.
-    pub poll: Poll,
+    /// When a worker without work sleeps.
+    pub poll: PollMode,
     /// How long a worker goes on looking after the last frame, in microseconds, before it sleeps.
     pub spin_us: u32,
     /// The forwarding table.
     pub fdb: FdbLimits,
     /// 1 to [`MAX_PORTS`](crate::counters::MAX_PORTS), in the order they were written.
     pub ports: Vec<PortSpec>,
-}
-
-/// How a worker waits for frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Poll {
-    /// Looks for a short time after the last frame, then sleeps until a guest kicks.
-    #[default]
-    Adaptive,
-    /// Never sleeps: a core for each worker.
-    Always,
-    /// Sleeps as soon as there is nothing to do.
-    Never,
 }
 
 /// One port: what `[port.NAME]` and `--port NAME=...` both say.
@@ -79,21 +69,10 @@ pub struct PortSpec {
     pub origin: Place,
 }
 
-/// Which side of the socket we are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
-    /// We make the socket and the front-end connects.
-    Listen(PathBuf),
-    /// The front-end makes it, and we connect, again and again.
-    Connect(PathBuf),
-}
-
-impl Endpoint {
-    /// The socket's path.
+impl PortSpec {
+    /// Whether we connect to the front-end; else it connects to us.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::Listen(path) | Self::Connect(path) => path,
-        }
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.endpoint, Endpoint::Connect(_))
     }
 }

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use super::*;
+use crate::datapath::PollMode;
 use crate::fabric::{FdbLimits, Mode, VidSet, VlanMembership};
 use crate::frame::Vid;
+use crate::port::endpoint::Endpoint;
 
 fn vids(range: std::ops::RangeInclusive<u16>) -> impl Iterator<Item = Vid> {
     range.filter_map(Vid::new)
@@ -50,7 +52,7 @@ fn the_smallest_file_takes_every_default() {
     assert_eq!(spec.name, "lan");
     assert_eq!(
         (spec.workers, spec.poll, spec.spin_us),
-        (1, Poll::Adaptive, 50)
+        (1, PollMode::Adaptive, 50)
     );
     assert_eq!(
         spec.fdb,
@@ -111,7 +113,7 @@ fn every_key_has_its_meaning() {
     assert_eq!(spec.control, Path::new("/run/lan1.sock"));
     assert_eq!(
         (spec.cpus, spec.poll, spec.spin_us),
-        (vec![2, 3], Poll::Always, 100)
+        (vec![2, 3], PollMode::Always, 100)
     );
     assert_eq!(
         (spec.fdb.capacity, spec.fdb.per_port, spec.fdb.ageing),
@@ -196,7 +198,10 @@ fn flags_win_over_the_file_and_add_ports_to_it() {
         (spec.name.as_str(), spec.workers, spec.cpus),
         ("other", 2, vec![4, 5])
     );
-    assert_eq!((spec.poll, spec.control), (Poll::Never, "/run/c".into()));
+    assert_eq!(
+        (spec.poll, spec.control),
+        (PollMode::Never, "/run/c".into())
+    );
     assert_eq!(spec.ports.len(), 2);
     assert!(spec.ports.iter().all(|port| port.mode == Mode::Private));
 }

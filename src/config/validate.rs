@@ -7,23 +7,23 @@ use std::path::{Path, PathBuf};
 use super::paths::default_control_path;
 use super::raw::{Item, Raw, Section, Value};
 use super::reader::Reader;
-use super::spec::{
-    Endpoint, MAX_MTU, MAX_NAME, MAX_QUEUES, MAX_SOCKET_PATH, MIN_MTU, Poll, PortSpec, SwitchSpec,
-};
+use super::spec::{MAX_MTU, MAX_NAME, MAX_QUEUES, MAX_SOCKET_PATH, MIN_MTU, PortSpec, SwitchSpec};
 use super::{Fault, Place};
 use crate::counters::MAX_PORTS;
+use crate::datapath::PollMode;
 use crate::fabric::{FdbLimits, Mode, VidSet, VlanMembership};
 use crate::frame::{Mac, Vid};
+use crate::port::endpoint::Endpoint;
 
 const MODES: [(&str, Mode); 3] = [
     ("bridge", Mode::Bridge),
     ("isolated", Mode::Isolated),
     ("private", Mode::Private),
 ];
-const POLLS: [(&str, Poll); 3] = [
-    ("adaptive", Poll::Adaptive),
-    ("always", Poll::Always),
-    ("never", Poll::Never),
+const POLLS: [(&str, PollMode); 3] = [
+    ("adaptive", PollMode::Adaptive),
+    ("always", PollMode::Always),
+    ("never", PollMode::Never),
 ];
 const MAX_WORKERS: u32 = 64;
 const MAX_SPIN_US: u32 = 10_000;
@@ -77,7 +77,7 @@ struct Switch {
     control_is_default: bool,
     workers: u16,
     cpus: Vec<u16>,
-    poll: Poll,
+    poll: PollMode,
     spin_us: u32,
 }
 

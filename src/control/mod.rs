@@ -18,10 +18,7 @@ mod server;
 
 pub use client::{AskError, ask};
 pub use protocol::{Answer, MAX_REQUEST, Question, VERSION};
-pub use report::{
-    FdbReport, FeatureReport, Flow, MacReport, PeerReport, PortReport, Rates, RingReport,
-    SwitchReport, WorkerReport,
-};
+pub use report::{FdbReport, Flow, MacReport, PortReport, Rates, SwitchReport, WorkerReport};
 pub use server::{ControlError, MAX_CLIENTS, Server};
 
 #[cfg(test)]

@@ -4,6 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::counters::PortSnapshot;
+use crate::datapath::WorkerStatus;
+use crate::fabric::Mode;
+use crate::port::status::PortStatus;
 
 /// One switch.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -27,10 +30,10 @@ pub struct SwitchReport {
 /// The forwarding table.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct FdbReport {
-    /// Addresses known now, static ones included.
-    pub entries: u64,
-    /// The most that it holds.
-    pub capacity: u64,
+    /// Addresses learned from all ports.
+    pub learned: u32,
+    /// The most that are kept.
+    pub capacity: u32,
 }
 
 /// One worker.
@@ -38,85 +41,44 @@ pub struct FdbReport {
 pub struct WorkerReport {
     /// The share of the last second that it spent with frames, 0 to 1.
     pub busy: f64,
-    /// Nanoseconds spent with frames since the start.
-    pub busy_ns: u64,
-    /// CPU cycles spent with frames since the start.
-    pub busy_cycles: u64,
-    /// Frames since the start.
-    pub frames: u64,
-    /// Bursts since the start.
-    pub bursts: u64,
-    /// Times that it slept since the start.
-    pub sleeps: u64,
+    /// Since the start.
+    #[serde(flatten)]
+    pub since_start: WorkerStatus,
 }
 
 /// One port.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PortReport {
-    /// Its name.
-    pub name: String,
-    /// Its socket.
-    pub socket: String,
-    /// Whether we connect to it; else the front-end does.
-    pub connect: bool,
-    /// `bridge`, `isolated` or `private`.
-    pub mode: String,
+    /// What the port says of itself.
+    #[serde(flatten)]
+    pub status: PortStatus,
+    /// Whom it reaches.
+    pub mode: Mode,
     /// Whether it leads outside.
     pub uplink: bool,
     /// Its groups.
     pub groups: Vec<String>,
     /// Its segments: `10`, or `trunk 10,20-29 native 10`.
     pub vlan: String,
-    /// `waiting`, `negotiating`, `running` or `quarantined`.
-    pub state: String,
-    /// Why, when there is something to say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-    /// Who is connected.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub peer: Option<PeerReport>,
-    /// What was negotiated; empty until then.
-    pub features: FeatureReport,
-    /// Rings that run.
-    pub rings: Vec<RingReport>,
+    /// Queue pairs that it has room for.
+    pub queue_pairs: u16,
     /// Addresses behind it.
     pub macs: MacReport,
     /// Over the last second.
     pub rates: Rates,
-    /// Since the start.
-    pub counters: PortSnapshot,
 }
 
-/// A front-end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeerReport {
-    /// Its process; absent when it is outside our pid namespace.
-    pub pid: Option<i32>,
-    /// Its user.
-    pub uid: u32,
-}
-
-/// Feature bits, by name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FeatureReport {
-    /// Virtio features that the guest's driver accepted.
-    pub virtio: Vec<String>,
-    /// vhost-user protocol features that the front-end accepted.
-    pub protocol: Vec<String>,
-}
-
-/// A ring that runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RingReport {
-    /// As in the vhost-user protocol: 2k receives, 2k + 1 sends.
-    pub index: u16,
-    /// Entries.
-    pub size: u16,
-    /// Whether the front-end enabled it.
-    pub enabled: bool,
-    /// Why it is not processed any more, if so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub broken: Option<String>,
+impl PortReport {
+    /// How it relates to the others, in one word.
+    #[must_use]
+    pub fn role(&self) -> &'static str {
+        match self.mode {
+            _ if self.uplink => "uplink",
+            Mode::Bridge => "bridge",
+            Mode::Isolated => "isolated",
+            Mode::Private => "private",
+        }
+    }
 }
 
 /// Addresses of a port.
@@ -126,8 +88,8 @@ pub struct MacReport {
     pub fixed: Vec<String>,
     /// Learned, the first few.
     pub learned: Vec<String>,
-    /// Learned, all of them.
-    pub learned_count: u64,
+    /// Learned, how many in all.
+    pub learned_count: u32,
 }
 
 /// Both directions of a port.

@@ -5,6 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use super::*;
+use crate::counters::PortSnapshot;
+use crate::fabric::Mode;
+use crate::port::status::{Direction, PortState, PortStatus};
 
 struct Bench {
     server: Server,
@@ -49,9 +52,30 @@ impl Bench {
 }
 
 fn report() -> SwitchReport {
-    let port = |n| PortReport {
-        name: format!("port-{n}"),
-        ..PortReport::default()
+    let port = |id| PortReport {
+        status: PortStatus {
+            name: format!("port-{id}"),
+            id,
+            state: PortState::Waiting,
+            why: None,
+            last_fault: None,
+            socket: "/run/a.sock".into(),
+            direction: Direction::Listen,
+            peer: None,
+            features: Vec::new(),
+            protocol_features: Vec::new(),
+            memory_regions: 0,
+            memory_bytes: 0,
+            rings: Vec::new(),
+            counters: PortSnapshot::default(),
+        },
+        mode: Mode::Bridge,
+        uplink: false,
+        groups: Vec::new(),
+        vlan: "1".to_owned(),
+        queue_pairs: 1,
+        macs: MacReport::default(),
+        rates: Rates::default(),
     };
     SwitchReport {
         name: "lan".to_owned(),

@@ -38,7 +38,7 @@ use super::lanes::{Fault, LaneSetup, Lanes};
 use super::socket::{BindError, Listening, Peer};
 use super::status::{Direction, PeerStatus, PortState, PortStatus, RingStatus};
 use crate::clock::Tick;
-use crate::counters::{LogLimiter, PortId};
+use crate::counters::{LogLimiter, PortId, PortSnapshot};
 use crate::memory::{Call, Limits};
 use crate::session::{Device, RingSetup, Session, SessionEnd, StartError, features};
 
@@ -233,6 +233,18 @@ impl Port {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.setup.name
+    }
+
+    /// Whether a front-end is connected.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        matches!(self.state, State::Connected(_))
+    }
+
+    /// What the port has counted.
+    #[must_use]
+    pub fn counters(&self) -> PortSnapshot {
+        self.lanes.counters().snapshot()
     }
 
     /// One of the port's descriptors is ready. A call for nothing does no harm.

@@ -1,0 +1,208 @@
+//! A report as a table for people.
+
+use std::fmt::Write as _;
+
+use comfy_table::{CellAlignment, Table};
+
+use crate::control::{Flow, PortReport, SwitchReport};
+use crate::counters::Drops;
+
+/// The report: the switch in one line, the ports as a table, and what does not fit into a row below it.
+pub(super) fn render(report: &SwitchReport) -> String {
+    let mut text = headline(report);
+    text.push_str(&ports(report));
+    text.push('\n');
+    for port in &report.ports {
+        details(port, &mut text);
+    }
+    text
+}
+
+fn headline(report: &SwitchReport) -> String {
+    let busy: Vec<String> = report
+        .workers
+        .iter()
+        .map(|worker| format!("{:.0} %", worker.busy * 100.0))
+        .collect();
+    format!(
+        "{}: pid {}, up {}, portcullis {}, {} of {} addresses, workers busy {}\n",
+        report.name,
+        report.pid,
+        duration(report.uptime_s),
+        report.program,
+        report.fdb.learned,
+        report.fdb.capacity,
+        busy.join(" ")
+    )
+}
+
+fn ports(report: &SwitchReport) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header([
+        "PORT", "MODE", "VLAN", "STATE", "PEER", "SENDS", "", "RECEIVES", "", "DROPPED",
+    ]);
+    for port in &report.ports {
+        let counters = &port.status.counters;
+        let dropped = counters.ingress.dropped.total() + counters.egress.undelivered.total();
+        table.add_row([
+            port.status.name.clone(),
+            mode(port),
+            port.vlan.clone(),
+            port.status.state.name().to_owned(),
+            peer(port),
+            frames(port.rates.sent),
+            bits(port.rates.sent),
+            frames(port.rates.received),
+            bits(port.rates.received),
+            dropped.to_string(),
+        ]);
+    }
+    for index in 5..=9 {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt()
+}
+
+fn mode(port: &PortReport) -> String {
+    let mode = port.role();
+    if port.groups.is_empty() {
+        mode.to_owned()
+    } else {
+        format!("{mode} ({})", port.groups.join(" "))
+    }
+}
+
+fn peer(port: &PortReport) -> String {
+    match &port.status.peer {
+        None => "-".to_owned(),
+        Some(peer) => match peer.pid {
+            Some(pid) => format!("pid {pid} uid {}", peer.uid),
+            None => format!("uid {}", peer.uid),
+        },
+    }
+}
+
+/// Lines of a port for what has no column; a port of which there is nothing to say has none.
+fn details(port: &PortReport, text: &mut String) {
+    let status = &port.status;
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    if let Some(why) = &status.why {
+        lines.push(("why", why.clone()));
+    } else if let Some(fault) = &status.last_fault {
+        lines.push(("last fault", fault.clone()));
+    }
+    for ring in &status.rings {
+        if let Some(problem) = &ring.problem {
+            lines.push(("ring", format!("{}: {problem}", ring.index)));
+        }
+    }
+    if !status.features.is_empty() {
+        lines.push(("features", status.features.join(" ")));
+    }
+    let addresses = addresses(port);
+    if !addresses.is_empty() {
+        lines.push(("addresses", addresses));
+    }
+    let lost = [
+        ("dropped", &status.counters.ingress.dropped),
+        ("undelivered", &status.counters.egress.undelivered),
+    ];
+    for (title, drops) in lost {
+        if drops.total() > 0 {
+            lines.push((title, reasons(drops)));
+        }
+    }
+    if lines.is_empty() {
+        return;
+    }
+    let _ = write!(text, "\n{} ({})\n", status.name, status.socket.display());
+    for (title, line) in lines {
+        let _ = writeln!(text, "  {title:<12} {line}");
+    }
+}
+
+fn addresses(port: &PortReport) -> String {
+    let macs = &port.macs;
+    let fixed = macs.fixed.iter().map(|mac| format!("{mac} (fixed)"));
+    let mut all: Vec<String> = fixed.chain(macs.learned.iter().cloned()).collect();
+    let listed = u32::try_from(macs.learned.len()).unwrap_or(u32::MAX);
+    let more = macs.learned_count.saturating_sub(listed);
+    if more > 0 {
+        all.push(format!("and {more} more"));
+    }
+    all.join(", ")
+}
+
+fn reasons(drops: &Drops) -> String {
+    let reasons = drops
+        .iter()
+        .map(|(reason, count)| format!("{} {count}", reason.name()));
+    reasons.collect::<Vec<_>>().join(", ")
+}
+
+fn frames(flow: Flow) -> String {
+    format!("{}fr/s", scaled(flow.frames))
+}
+
+fn bits(flow: Flow) -> String {
+    format!("{}bit/s", scaled(flow.bytes * 8.0))
+}
+
+/// Three digits that matter, with the unit's prefix.
+fn scaled(number: f64) -> String {
+    let mut number = number;
+    for prefix in ["", "k", "M", "G"] {
+        if number < 999.5 {
+            return match prefix {
+                "" => format!("{number:.0} "),
+                _ if number < 9.995 => format!("{number:.2} {prefix}"),
+                _ if number < 99.95 => format!("{number:.1} {prefix}"),
+                _ => format!("{number:.0} {prefix}"),
+            };
+        }
+        number /= 1000.0;
+    }
+    format!("{number:.0} T")
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_three_digits() {
+        let cases = [
+            (0.0, "0 "),
+            (999.4, "999 "),
+            (999.6, "1.00 k"),
+            (12_345.0, "12.3 k"),
+            (123_456.0, "123 k"),
+            (9_999_999.0, "10.0 M"),
+            (1.5e10, "15.0 G"),
+            (2e15, "2000 T"),
+        ];
+        for (number, text) in cases {
+            assert_eq!(scaled(number), text, "{number}");
+        }
+    }
+
+    #[test]
+    fn durations_are_short() {
+        assert_eq!(duration(59), "59 s");
+        assert_eq!(duration(3599), "59 min");
+        assert_eq!(duration(7260), "2 h 1 min");
+        assert_eq!(duration(90_000), "1 d 1 h");
+    }
+}

@@ -1,0 +1,179 @@
+//! What the switch says about itself: rates of the last second, and the report for `status`.
+
+use std::collections::HashMap;
+
+use crate::clock::{Clock, Tick};
+use crate::config::{PortSpec, SwitchSpec};
+use crate::control::{FdbReport, MacReport, PortReport, Rates, SwitchReport, WorkerReport};
+use crate::counters::{PortId, PortSnapshot};
+use crate::datapath::{WorkerStatus, Workers};
+use crate::fabric::{Fdb, FdbEntry, VidSet, VlanMembership};
+use crate::port::port::Port;
+
+/// Learned addresses that are listed for each port; the rest are only counted.
+const LISTED: usize = 16;
+
+/// Readings of the last second, and rates made from them.
+#[derive(Debug)]
+pub(super) struct Record {
+    name: String,
+    started: Tick,
+    /// Cycles when the readings were taken.
+    read_at: u64,
+    ports: Vec<(PortSnapshot, Rates)>,
+    workers: Vec<(WorkerStatus, f64)>,
+}
+
+impl Record {
+    pub(super) fn new(spec: &SwitchSpec, ports: &[Port], workers: &Workers, clock: &Clock) -> Self {
+        let ports = ports.iter().map(|port| (port.counters(), Rates::default()));
+        let workers = workers.status().into_iter().map(|status| (status, 0.0));
+        Self {
+            name: spec.name.clone(),
+            started: clock.now(),
+            read_at: clock.cycles(),
+            ports: ports.collect(),
+            workers: workers.collect(),
+        }
+    }
+
+    /// Takes new readings: once a second or so.
+    pub(super) fn sample(&mut self, ports: &[Port], workers: &Workers, clock: &Clock) {
+        let cycles = clock.cycles();
+        #[expect(clippy::cast_precision_loss, reason = "a share for people to read")]
+        let nanos = clock.nanos_between(self.read_at, cycles) as f64;
+        self.read_at = cycles;
+        for ((before, rates), port) in self.ports.iter_mut().zip(ports) {
+            let after = port.counters();
+            *rates = Rates::between(before, &after, nanos / 1e9);
+            *before = after;
+        }
+        for ((before, busy), after) in self.workers.iter_mut().zip(workers.status()) {
+            #[expect(clippy::cast_precision_loss, reason = "a share for people to read")]
+            let worked = after.busy_nanos.saturating_sub(before.busy_nanos) as f64;
+            *busy = if nanos > 0.0 {
+                (worked / nanos).min(1.0)
+            } else {
+                0.0
+            };
+            *before = after;
+        }
+    }
+
+    /// The whole report.
+    pub(super) fn report(
+        &self,
+        specs: &[PortSpec],
+        ports: &[Port],
+        workers: &Workers,
+        fdb: &Fdb,
+        now: Tick,
+    ) -> SwitchReport {
+        let mut learned = learned(fdb, now);
+        let ports = specs.iter().zip(ports).zip(&self.ports);
+        let ports = ports.map(|((spec, port), (_, rates))| PortReport {
+            status: port.status(),
+            mode: spec.mode,
+            uplink: spec.uplink,
+            groups: spec.groups.clone(),
+            vlan: segments(&spec.vlan),
+            queue_pairs: spec.queues,
+            macs: MacReport {
+                fixed: spec.macs.iter().map(ToString::to_string).collect(),
+                learned: learned.remove(&port.id()).unwrap_or_default(),
+                learned_count: fdb.learned(port.id()),
+            },
+            rates: *rates,
+        });
+        let workers = self.workers.iter().zip(workers.status());
+        SwitchReport {
+            name: self.name.clone(),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: now.millis_since(self.started) / 1000,
+            fdb: FdbReport {
+                learned: fdb.learned_total(),
+                capacity: fdb.limits().capacity,
+            },
+            workers: workers
+                .map(|((_, busy), since_start)| WorkerReport {
+                    busy: *busy,
+                    since_start,
+                })
+                .collect(),
+            ports: ports.collect(),
+        }
+    }
+}
+
+/// The first few learned addresses of each port.
+fn learned(fdb: &Fdb, now: Tick) -> HashMap<PortId, Vec<String>> {
+    let mut found: HashMap<PortId, Vec<String>> = HashMap::new();
+    for entry in fdb.entries(now).filter(|entry| !entry.is_static) {
+        let listed = found.entry(entry.port).or_default();
+        if listed.len() < LISTED {
+            listed.push(address(&entry));
+        }
+    }
+    for listed in found.values_mut() {
+        listed.sort_unstable();
+    }
+    found
+}
+
+fn address(entry: &FdbEntry) -> String {
+    match entry.vid {
+        Some(vid) if vid != crate::frame::Vid::DEFAULT => format!("{} (vlan {vid})", entry.mac),
+        _ => entry.mac.to_string(),
+    }
+}
+
+/// `10`, or `trunk 10,20-29 native 10`.
+fn segments(vlan: &VlanMembership) -> String {
+    match vlan {
+        VlanMembership::Access(vid) => vid.to_string(),
+        VlanMembership::Trunk { allowed, native } => {
+            let native = native.map_or(String::new(), |vid| format!(" native {vid}"));
+            format!("trunk {}{native}", ranges(allowed))
+        }
+    }
+}
+
+fn ranges(set: &VidSet) -> String {
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for vid in set.iter().map(u16::from) {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == vid => *last = vid,
+            _ => ranges.push((vid, vid)),
+        }
+    }
+    let texts = ranges.into_iter().map(|range| match range {
+        (1, 4094) => "all".to_owned(),
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    });
+    texts.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Vid;
+
+    #[test]
+    fn segments_are_said_in_the_configuration_s_words() {
+        let vids = |vids: &[u16]| vids.iter().copied().filter_map(Vid::new).collect();
+        assert_eq!(segments(&VlanMembership::default()), "1");
+        let allowed = vids(&[10, 20, 21, 22, 30, 31]);
+        let native = Vid::new(10);
+        assert_eq!(
+            segments(&VlanMembership::Trunk { allowed, native }),
+            "trunk 10,20-22,30-31 native 10"
+        );
+        let (allowed, native) = (VidSet::all(), None);
+        assert_eq!(
+            segments(&VlanMembership::Trunk { allowed, native }),
+            "trunk all"
+        );
+    }
+}
