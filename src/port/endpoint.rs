@@ -98,19 +98,18 @@ impl AcceptRate {
     }
 
     /// Whether one more may be taken now.
-    pub(super) fn spend(&mut self, now: Tick) -> bool {
+    pub(super) fn allows(&mut self, now: Tick) -> bool {
         let earned = now.millis_since(self.counted) / Self::EARN;
         if earned > 0 {
             self.tokens = self.tokens.saturating_add(earned).min(Self::BURST);
             self.counted = now;
         }
-        match self.tokens.checked_sub(1) {
-            Some(left) => {
-                self.tokens = left;
-                true
-            }
-            None => false,
-        }
+        self.tokens > 0
+    }
+
+    /// One was taken.
+    pub(super) fn spend(&mut self) {
+        self.tokens = self.tokens.saturating_sub(1);
     }
 }
 
@@ -170,10 +169,19 @@ mod tests {
     fn p_29_connections_are_taken_in_a_burst_and_then_at_a_rate() {
         let now = Tick::from_secs(5);
         let mut rate = AcceptRate::new(now);
-        let taken = (0..1000).filter(|_| rate.spend(now)).count();
-        assert_eq!(taken as u64, AcceptRate::BURST);
-        let later = now.after_millis(5 * AcceptRate::EARN);
-        assert_eq!((0..1000).filter(|_| rate.spend(later)).count(), 5);
+        let mut take = |now| {
+            (0..1000)
+                .filter(|_| {
+                    let allowed = rate.allows(now);
+                    if allowed {
+                        rate.spend();
+                    }
+                    allowed
+                })
+                .count() as u64
+        };
+        assert_eq!(take(now), AcceptRate::BURST);
+        assert_eq!(take(now.after_millis(5 * AcceptRate::EARN)), 5);
     }
 
     #[test]

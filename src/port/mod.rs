@@ -14,3 +14,6 @@ pub mod lanes;
 pub mod port;
 pub mod socket;
 pub mod status;
+
+#[cfg(test)]
+mod tests;

@@ -407,11 +407,14 @@ impl Port {
             let Some(listening) = &self.listening else {
                 return;
             };
-            if !self.rate.spend(now) {
+            if !self.rate.allows(now) {
                 return self.look_away(now);
             }
             match admit(listening) {
-                Ok(Accepted::Connection(socket)) => self.newcomer(socket, now),
+                Ok(Accepted::Connection(socket)) => {
+                    self.rate.spend();
+                    self.newcomer(socket, now);
+                }
                 Ok(Accepted::Nobody) => return,
                 Ok(Accepted::Exhausted) => return self.look_away(now),
                 Err(error) => {

@@ -43,7 +43,7 @@ mod rings;
 mod wire;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::error::Error;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

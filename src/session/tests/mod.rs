@@ -20,43 +20,43 @@ use super::*;
 use crate::ring::{Negotiated, RxRing, TxRing};
 
 // Numbers of the specification, written down a second time on purpose.
-const GET_FEATURES: u32 = 1;
-const SET_FEATURES: u32 = 2;
-const SET_OWNER: u32 = 3;
-const RESET_OWNER: u32 = 4;
-const SET_MEM_TABLE: u32 = 5;
-const SET_VRING_NUM: u32 = 8;
-const SET_VRING_ADDR: u32 = 9;
-const SET_VRING_BASE: u32 = 10;
-const GET_VRING_BASE: u32 = 11;
-const SET_VRING_KICK: u32 = 12;
-const SET_VRING_CALL: u32 = 13;
-const SET_VRING_ERR: u32 = 14;
-const GET_PROTOCOL_FEATURES: u32 = 15;
-const SET_PROTOCOL_FEATURES: u32 = 16;
-const GET_QUEUE_NUM: u32 = 17;
-const SET_VRING_ENABLE: u32 = 18;
-const SEND_RARP: u32 = 19;
-const NET_SET_MTU: u32 = 20;
-const RESET_DEVICE: u32 = 34;
-const GET_MAX_MEM_SLOTS: u32 = 36;
-const ADD_MEM_REG: u32 = 37;
-const REM_MEM_REG: u32 = 38;
-const SET_STATUS: u32 = 39;
-const GET_STATUS: u32 = 40;
+pub(crate) const GET_FEATURES: u32 = 1;
+pub(crate) const SET_FEATURES: u32 = 2;
+pub(crate) const SET_OWNER: u32 = 3;
+pub(crate) const RESET_OWNER: u32 = 4;
+pub(crate) const SET_MEM_TABLE: u32 = 5;
+pub(crate) const SET_VRING_NUM: u32 = 8;
+pub(crate) const SET_VRING_ADDR: u32 = 9;
+pub(crate) const SET_VRING_BASE: u32 = 10;
+pub(crate) const GET_VRING_BASE: u32 = 11;
+pub(crate) const SET_VRING_KICK: u32 = 12;
+pub(crate) const SET_VRING_CALL: u32 = 13;
+pub(crate) const SET_VRING_ERR: u32 = 14;
+pub(crate) const GET_PROTOCOL_FEATURES: u32 = 15;
+pub(crate) const SET_PROTOCOL_FEATURES: u32 = 16;
+pub(crate) const GET_QUEUE_NUM: u32 = 17;
+pub(crate) const SET_VRING_ENABLE: u32 = 18;
+pub(crate) const SEND_RARP: u32 = 19;
+pub(crate) const NET_SET_MTU: u32 = 20;
+pub(crate) const RESET_DEVICE: u32 = 34;
+pub(crate) const GET_MAX_MEM_SLOTS: u32 = 36;
+pub(crate) const ADD_MEM_REG: u32 = 37;
+pub(crate) const REM_MEM_REG: u32 = 38;
+pub(crate) const SET_STATUS: u32 = 39;
+pub(crate) const GET_STATUS: u32 = 40;
 
-const PLAIN: u32 = 1;
-const NEED_REPLY: u32 = 1 | 8;
-const IS_REPLY: u32 = 1 | 4;
+pub(crate) const PLAIN: u32 = 1;
+pub(crate) const NEED_REPLY: u32 = 1 | 8;
+pub(crate) const IS_REPLY: u32 = 1 | 4;
 
-const PROTOCOL_BIT: u64 = 1 << 30;
-const VERSION_1: u64 = 1 << 32;
-const REPLY_ACK: u64 = 1 << 3;
+pub(crate) const PROTOCOL_BIT: u64 = 1 << 30;
+pub(crate) const VERSION_1: u64 = 1 << 32;
+pub(crate) const REPLY_ACK: u64 = 1 << 3;
 
 /// Size of the guest's memory, and where it lies for the guest and for the front-end.
-const MEM: u64 = 0x10_0000;
-const GUEST: u64 = 0x4000_0000;
-const USER: u64 = 0x7f00_0000_0000;
+pub(crate) const MEM: u64 = 0x10_0000;
+pub(crate) const GUEST: u64 = 0x4000_0000;
+pub(crate) const USER: u64 = 0x7f00_0000_0000;
 
 /// A running ring of either kind.
 enum Kept {
@@ -156,7 +156,7 @@ impl Device for Mock {
 }
 
 /// A reply as it came: request, flags, body.
-type Reply = (u32, u32, Vec<u8>);
+pub(crate) type Reply = (u32, u32, Vec<u8>);
 
 struct Front {
     stream: UnixStream,
@@ -190,18 +190,7 @@ impl Front {
 
     /// Sends bytes with descriptors as one piece.
     fn send_raw(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() {
-            assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
-        }
-        let sent = sendmsg(
-            &self.stream,
-            &[IoSlice::new(bytes)],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        );
-        assert_eq!(sent.unwrap(), bytes.len());
+        send_raw(&self.stream, bytes, fds);
     }
 
     fn send(&self, request: u32, flags: u32, body: &[u8], fds: &[BorrowedFd<'_>]) {
@@ -245,16 +234,7 @@ impl Front {
 
     /// The next reply, if there is one.
     fn reply(&mut self) -> Option<Reply> {
-        let mut header = [0; 12];
-        match self.stream.read_exact(&mut header) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-            Err(error) => panic!("{error}"),
-        }
-        let word = |at: usize| u32::from_ne_bytes(header[at..at + 4].try_into().unwrap());
-        let mut body = vec![0; word(8) as usize];
-        self.stream.read_exact(&mut body).unwrap();
-        Some((word(0), word(4), body))
+        reply(&mut self.stream)
     }
 
     /// Features, owner and memory; REPLY_ACK and everything else that is offered.
@@ -303,31 +283,61 @@ impl Front {
     }
 }
 
-fn message(request: u32, flags: u32, body: &[u8]) -> Vec<u8> {
+/// Sends bytes with descriptors as one piece.
+pub(crate) fn send_raw(stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+    }
+    let sent = sendmsg(
+        stream,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    );
+    assert_eq!(sent.unwrap(), bytes.len());
+}
+
+/// The next reply on a non-blocking stream, if there is one.
+pub(crate) fn reply(stream: &mut UnixStream) -> Option<Reply> {
+    let mut header = [0; 12];
+    match stream.read_exact(&mut header) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+        Err(error) => panic!("{error}"),
+    }
+    let word = |at: usize| u32::from_ne_bytes(header[at..at + 4].try_into().unwrap());
+    let mut body = vec![0; word(8) as usize];
+    stream.read_exact(&mut body).unwrap();
+    Some((word(0), word(4), body))
+}
+
+pub(crate) fn message(request: u32, flags: u32, body: &[u8]) -> Vec<u8> {
     let size = u32::try_from(body.len()).unwrap();
     let mut bytes = [request, flags, size].map(u32::to_ne_bytes).concat();
     bytes.extend_from_slice(body);
     bytes
 }
 
-fn state(index: u32, num: u32) -> Vec<u8> {
+pub(crate) fn state(index: u32, num: u32) -> Vec<u8> {
     [index, num].map(u32::to_ne_bytes).concat()
 }
 
 /// Ring `index` in the guest's memory: 64 KiB for each, its parts on pages of their own.
-fn addr(index: u32) -> Vec<u8> {
+pub(crate) fn addr(index: u32) -> Vec<u8> {
     let base = USER + u64::from(index) * 0x1_0000;
     addr_at(index, base, base + 0x4000, base + 0x8000)
 }
 
-fn addr_at(index: u32, desc: u64, avail: u64, used: u64) -> Vec<u8> {
+pub(crate) fn addr_at(index: u32, desc: u64, avail: u64, used: u64) -> Vec<u8> {
     let mut bytes = [index, 0].map(u32::to_ne_bytes).concat();
     bytes.extend([desc, used, avail, 0].map(u64::to_ne_bytes).concat());
     bytes
 }
 
 /// Regions as guest address, size, front-end address, file offset.
-fn table(regions: &[[u64; 4]]) -> Vec<u8> {
+pub(crate) fn table(regions: &[[u64; 4]]) -> Vec<u8> {
     let mut bytes = [u32::try_from(regions.len()).unwrap(), 0]
         .map(u32::to_ne_bytes)
         .concat();
@@ -337,17 +347,17 @@ fn table(regions: &[[u64; 4]]) -> Vec<u8> {
     bytes
 }
 
-fn single(region: [u64; 4]) -> Vec<u8> {
+pub(crate) fn single(region: [u64; 4]) -> Vec<u8> {
     let [a, b, c, d] = region;
     [0, a, b, c, d].map(u64::to_ne_bytes).concat()
 }
 
-fn memfd(size: u64) -> OwnedFd {
+pub(crate) fn memfd(size: u64) -> OwnedFd {
     let file = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
     ftruncate(&file, size).unwrap();
     file
 }
 
-fn event() -> OwnedFd {
+pub(crate) fn event() -> OwnedFd {
     eventfd(0, EventfdFlags::CLOEXEC).unwrap()
 }
