@@ -522,6 +522,7 @@ fn a_load_of_giants_whole_and_spread_over_buffers() {
         arrives(STOCK | GIANTS, |plan| {
             plan.size = size;
             plan.rx_buffer = rx_buffer;
+            plan.ring_size = 256;
             plan.pace = Pace::InFlight(8);
             plan.limit = Limit::Frames(1000);
         });

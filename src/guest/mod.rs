@@ -34,6 +34,8 @@ pub mod load;
 mod memory;
 mod queue;
 mod ring;
+#[cfg(test)]
+mod tests;
 mod virtio;
 pub mod wire;
 

@@ -146,9 +146,9 @@ impl Form {
             frame[38..40].copy_from_slice(&(length - 20).to_be_bytes());
         }
         let mut state = seed | 1;
-        for byte in &mut frame[self.body()..] {
+        for word in frame[self.body()..].chunks_mut(8) {
             state = mix(state);
-            *byte = state as u8;
+            word.copy_from_slice(&state.to_le_bytes()[..word.len()]);
         }
         frame
     }
