@@ -7,9 +7,12 @@ use clap::{Args, Parser, Subcommand};
 use super::load::LoadArgs;
 use crate::config::Overrides;
 
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while it ran; 2 wrong arguments; \
+    3 configuration refused, nothing started";
+
 /// A secure vhost-user layer-2 switch.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(version, about, max_term_width = 100, after_help = EXIT_CODES)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     pub(super) command: Command,

@@ -6,7 +6,7 @@ use super::Failure;
 use super::args::RunArgs;
 use super::{check, logging};
 use crate::config::{PortSpec, SwitchSpec};
-use crate::daemon::{Switch, stop_on_signals};
+use crate::daemon::{Stopper, Switch, stop_on_signals};
 
 /// Ports for which the log says how to plug a guest in; with more, the first of them stand for all.
 const HINTS: usize = 8;
@@ -14,8 +14,9 @@ const HINTS: usize = 8;
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     logging::start(args.log.as_deref())?;
     let spec = check::validated(&args.switch)?;
-    let mut switch = Switch::start(&spec)?;
-    stop_on_signals(&switch.stopper())?;
+    let stopper = Stopper::new()?;
+    stop_on_signals(&stopper)?;
+    let mut switch = Switch::start_under(&spec, stopper)?;
     announce(&spec);
     switch.run()?;
     tell(&[NotifyState::Stopping]);

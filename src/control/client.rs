@@ -26,6 +26,15 @@ pub enum AskError {
         #[source]
         source: io::Error,
     },
+    /// Somebody listens there, and not to us.
+    #[error("{}: cannot reach the switch; root and the switch's own user may ask", path.display())]
+    Denied {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The connection failed on the way.
     #[error("{}: the switch did not answer; see its log, and that it runs as this user", path.display())]
     Lost {
@@ -60,8 +69,12 @@ pub enum AskError {
 /// See [`AskError`].
 pub fn ask(path: &Path, question: Question) -> Result<Value, AskError> {
     let at = || path.to_owned();
-    let absent = |source| AskError::Absent { path: at(), source };
-    let stream = UnixStream::connect(path).map_err(absent)?;
+    let stream = UnixStream::connect(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            AskError::Absent { path: at(), source }
+        }
+        _ => AskError::Denied { path: at(), source },
+    })?;
     let line =
         exchange(stream, question).map_err(|source| AskError::Lost { path: at(), source })?;
     let strange = |source| AskError::Strange { path: at(), source };

@@ -3,7 +3,8 @@
 //! # Order of start
 //!
 //! 1. The configuration has been read and every path checked ([`crate::config`]).
-//! 2. The SIGBUS handler, before any guest memory is mapped; the limit of descriptors, before any is made.
+//! 2. SIGTERM and SIGINT become a wish to stop, before there is anything that a killed process would leave behind; the SIGBUS
+//!    handler, before any guest memory is mapped; the limit of descriptors, before any is made.
 //! 3. Every socket is bound. The first that fails takes the others back: all of them or none.
 //! 4. Workers start. Front-ends may have connected since 3; they wait in the sockets' queues.
 //! 5. Readiness is announced, last of all: whoever waits for it finds every socket there.
@@ -68,15 +69,34 @@ pub enum DaemonError {
     System(&'static str, #[source] io::Error),
 }
 
-/// Stops a switch from any thread.
+/// Stops a switch from any thread, or from a signal handler.
 #[derive(Debug, Clone)]
-pub struct Stopper(Arc<UnixStream>);
+pub struct Stopper(Arc<Ends>);
+
+#[derive(Debug)]
+struct Ends {
+    /// Written by whoever wants the switch to stop.
+    said: UnixStream,
+    /// Ready when somebody did. Never read: once is enough.
+    heard: UnixStream,
+}
 
 impl Stopper {
-    /// Has [`Switch::run`] return soon.
+    /// One that no switch listens to yet.
+    ///
+    /// # Errors
+    /// The system is out of descriptors.
+    pub fn new() -> Result<Self, DaemonError> {
+        let failed = |source| DaemonError::System("wait for the end", source);
+        let (said, heard) = UnixStream::pair().map_err(failed)?;
+        said.set_nonblocking(true).map_err(failed)?;
+        Ok(Self(Arc::new(Ends { said, heard })))
+    }
+
+    /// Has [`Switch::run`] return soon, or as soon as it is called.
     pub fn stop(&self) {
         // It can only fail when the buffer is full: then it has been said often enough.
-        let _ = (&*self.0).write(&[1]);
+        let _ = (&self.0.said).write(&[1]);
     }
 }
 
@@ -87,8 +107,6 @@ pub struct Switch {
     clock: Clock,
     epoll: Arc<OwnedFd>,
     stop: Stopper,
-    /// The other end of `stop`: ready when somebody said so.
-    _stopped: UnixStream,
     bell: Arc<FaultBell>,
     fdb: Arc<Fdb>,
     ports: Vec<Port>,
@@ -104,6 +122,14 @@ impl Switch {
     /// # Errors
     /// See [`DaemonError`]; whatever had been made is gone again.
     pub fn start(spec: &SwitchSpec) -> Result<Self, DaemonError> {
+        Self::start_under(spec, Stopper::new()?)
+    }
+
+    /// The same, to be stopped by `stop`, which may have been said already.
+    ///
+    /// # Errors
+    /// Those of [`Switch::start`].
+    pub fn start_under(spec: &SwitchSpec, stop: Stopper) -> Result<Self, DaemonError> {
         install_fault_handler();
         limits::raise_descriptors();
         let failed = |what: &'static str| move |source| DaemonError::System(what, source);
@@ -119,13 +145,10 @@ impl Switch {
         let lanes = plan.lanes(spec, &doors, &bell);
         let ports = open_ports(spec, &lanes, &epoll, &clock)?;
         let control = Server::bind(&spec.control, spec.control_is_default)?;
-        let (stop, stopped) = UnixStream::pair().map_err(failed("wait for the end"))?;
-        stop.set_nonblocking(true)
-            .map_err(failed("wait for the end"))?;
         let watched: [(&dyn AsFd, u64); 3] = [
             (&control, attendant::CONTROL),
             (&*bell, attendant::BELL),
-            (&stopped, attendant::STOP),
+            (&stop.0.heard, attendant::STOP),
         ];
         for (descriptor, token) in watched {
             epoll::add(
@@ -145,8 +168,7 @@ impl Switch {
             specs: spec.ports.clone(),
             clock,
             epoll,
-            stop: Stopper(Arc::new(stop)),
-            _stopped: stopped,
+            stop,
             bell,
             fdb,
             ports,

@@ -1,0 +1,345 @@
+//! The program from outside: what it makes, says, leaves behind, and with which code it ends.
+
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// How long anything may take on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A directory for one test, with the program's runtime directory in it.
+struct Room(tempfile::TempDir);
+
+impl Room {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command
+            .args(arguments)
+            .env("XDG_RUNTIME_DIR", self.0.path())
+            .env_remove("PORTCULLIS_LOG")
+            .env_remove("NOTIFY_SOCKET")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Starts a switch and waits until it says that it is ready.
+    fn start(&self, arguments: &[&str]) -> Running {
+        let notify = self.path("notify");
+        let _ = fs::remove_file(&notify);
+        let socket = UnixDatagram::bind(&notify).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let child = self
+            .command(&[&["run"], arguments].concat())
+            .env("NOTIFY_SOCKET", &notify)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let running = Running { child: Some(child) };
+        let mut message = [0; 256];
+        let length = socket.recv(&mut message).expect("readiness");
+        assert!(message[..length].starts_with(b"READY=1\n"));
+        running
+    }
+}
+
+/// A switch that runs; killed with the test.
+struct Running {
+    child: Option<Child>,
+}
+
+impl Running {
+    fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Sends a signal and returns the exit code, and what was logged.
+    fn end(mut self, signal: Signal) -> (Option<i32>, String) {
+        let mut child = self.child.take().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        let mut log = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut log)
+            .unwrap();
+        (child.wait().unwrap().code(), log)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[track_caller]
+fn ends(output: &Output, code: i32, on_stderr: &str) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(stderr.contains(on_stderr), "{stderr}");
+}
+
+fn is_served(path: &Path) -> bool {
+    UnixStream::connect(path).is_ok()
+}
+
+#[test]
+fn every_socket_is_there_when_readiness_is_announced() {
+    let room = Room::new();
+    let (a, b) = (
+        format!("a={}", room.text("a")),
+        format!("b={}", room.text("b")),
+    );
+    let _switch = room.start(&["--port", &a, "--port", &b, "--name", "lan"]);
+    for name in ["a", "b", "portcullis/lan.sock"] {
+        assert!(is_served(&room.path(name)), "{name}");
+    }
+}
+
+#[test]
+fn sigterm_and_sigint_stop_it_cleanly() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let room = Room::new();
+        let port = format!("a={}", room.text("a"));
+        let switch = room.start(&["--port", &port, "--name", "lan"]);
+        let (code, log) = switch.end(signal);
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("stopped"), "{log}");
+        assert!(!room.path("a").exists());
+        assert!(!room.path("portcullis/lan.sock").exists());
+    }
+}
+
+#[test]
+fn the_sockets_of_a_killed_switch_are_replaced() {
+    let room = Room::new();
+    let port = format!("a={}", room.text("a"));
+    let arguments = ["--port", &port, "--name", "lan"];
+    room.start(&arguments).end(Signal::KILL);
+    assert!(room.path("a").exists() && room.path("portcullis/lan.sock").exists());
+    let _switch = room.start(&arguments);
+    assert!(is_served(&room.path("a")));
+}
+
+#[test]
+fn a_second_switch_is_refused_with_the_pid_of_the_first_and_makes_nothing() {
+    let room = Room::new();
+    let (a, b) = (
+        format!("a={}", room.text("a")),
+        format!("b={}", room.text("b")),
+    );
+    let first = room.start(&["--port", &a, "--name", "one"]);
+    let second = room.run(&["run", "--port", &b, "--port", &a, "--name", "two"]);
+    let expected = format!(
+        "error: --port {a}: port \"a\": socket: {}: in use by pid {}; stop it or choose another path",
+        room.text("a"),
+        first.pid()
+    );
+    ends(&second, 3, &expected);
+    assert!(!room.path("b").exists() && !room.path("portcullis/two.sock").exists());
+    assert!(is_served(&room.path("a")));
+    let same_name = room.run(&["run", "--port", &b, "--name", "one"]);
+    ends(
+        &same_name,
+        3,
+        &format!(
+            "[switch]: control: {}: in use by pid",
+            room.text("portcullis/one.sock")
+        ),
+    );
+    assert!(!room.path("b").exists());
+}
+
+#[test]
+fn a_socket_of_another_program_is_never_taken() {
+    let room = Room::new();
+    let theirs = UnixListener::bind(room.path("a")).unwrap();
+    let port = format!("a={}", room.text("a"));
+    ends(&room.run(&["run", "--port", &port]), 3, "in use by pid");
+    drop(theirs.accept().unwrap());
+    assert!(is_served(&room.path("a")));
+}
+
+#[test]
+fn check_says_what_run_would_say_and_makes_nothing() {
+    let room = Room::new();
+    let file = room.path("lan.toml");
+    fs::write(
+        &file,
+        format!("[port.web]\nsocket = \"{}\"\n", room.text("web")),
+    )
+    .unwrap();
+    let good = room.run(&["check", &file.display().to_string()]);
+    ends(&good, 0, "");
+    assert_eq!(good.stdout, b"lan: 1 port, good\n");
+
+    fs::write(
+        &file,
+        "[port.web]\nsocket = \"/nowhere/web\"\nmod = \"bridge\"\n",
+    )
+    .unwrap();
+    let file = file.display().to_string();
+    let expected = format!("error: {file}:3: port \"web\": mod: unknown key; did you mean mode?\n");
+    ends(&room.run(&["check", &file]), 3, &expected);
+    ends(&room.run(&["run", &file]), 3, &expected);
+
+    ends(
+        &room.run(&["check", &room.text("none.toml")]),
+        3,
+        "caused by: No such file",
+    );
+    ends(&room.run(&["check"]), 2, "required arguments");
+    ends(&room.run(&["chek"]), 2, "check");
+    let mut left: Vec<_> = fs::read_dir(room.0.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["lan.toml"]);
+}
+
+#[test]
+fn a_level_that_is_none_is_refused() {
+    let room = Room::new();
+    let port = format!("a={}", room.text("a"));
+    ends(
+        &room.run(&["run", "--port", &port, "--log", "a=b=c"]),
+        2,
+        "choose error, warn, info, debug or trace",
+    );
+    assert!(!room.path("a").exists());
+}
+
+#[test]
+fn status_of_a_switch_without_guests() {
+    let room = Room::new();
+    let (a, b) = (
+        format!("a={},mac=52:54:00:00:00:01,vlan=7,queues=2", room.text("a")),
+        format!("b={},connect=yes,mode=isolated,group=x", room.text("b")),
+    );
+    let switch = room.start(&["--port", &a, "--port", &b, "--name", "lan"]);
+    // The only switch of this runtime directory needs no name.
+    let output = room.run(&["status", "--json"]);
+    ends(&output, 0, "");
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status["name"], "lan");
+    assert_eq!(status["pid"], switch.pid());
+    assert_eq!(status["workers"].as_array().unwrap().len(), 1);
+    let [a, b] = status["ports"].as_array().unwrap().as_slice() else {
+        panic!("two ports");
+    };
+    for (port, name) in [(a, "a"), (b, "b")] {
+        assert_eq!(port["name"], name);
+        assert_eq!(port["socket"], room.text(name));
+        assert_eq!(port["state"], "waiting");
+        assert_eq!(port["peer"], Value::Null);
+        assert_eq!(port["counters"]["ingress"]["received"], 0);
+        assert_eq!(port["rates"]["sent"]["frames"], 0.0);
+    }
+    assert_eq!(
+        (&a["direction"], &b["direction"]),
+        (&"listen".into(), &"connect".into())
+    );
+    assert_eq!((&a["vlan"], &a["queue_pairs"]), (&"7".into(), &2.into()));
+    assert_eq!(a["macs"]["fixed"][0], "52:54:00:00:00:01");
+    assert_eq!(
+        (&b["mode"], &b["groups"][0]),
+        (&"isolated".into(), &"x".into())
+    );
+
+    let output = room.run(&["status", "lan"]);
+    ends(&output, 0, "");
+    let table = String::from_utf8(output.stdout).unwrap();
+    let has = |words: &[&str]| {
+        table
+            .lines()
+            .any(|line| words.iter().all(|word| line.contains(word)))
+    };
+    assert!(
+        has(&[
+            "PORT", "MODE", "STATE", "PEER", "SENDS", "RECEIVES", "DROPPED"
+        ]),
+        "{table}"
+    );
+    assert!(has(&["a", "bridge", "7", "waiting"]), "{table}");
+    assert!(has(&["b", "isolated (x)", "waiting"]), "{table}");
+    assert!(has(&["addresses", "52:54:00:00:00:01 (fixed)"]), "{table}");
+}
+
+#[test]
+fn status_says_which_switch_it_cannot_find() {
+    let room = Room::new();
+    ends(&room.run(&["status"]), 1, "no switch in");
+    ends(
+        &room.run(&["status", "lan"]),
+        1,
+        "lan.sock: no switch there; start it",
+    );
+    let port = |name: &str| format!("p={}", room.text(name));
+    let _one = room.start(&["--port", &port("a"), "--name", "one"]);
+    let _two = room.start(&["--port", &port("b"), "--name", "two"]);
+    ends(&room.run(&["status"]), 1, "name one of one, two");
+    ends(&room.run(&["status", "two"]), 0, "");
+}
+
+/// Case O-10: another user. Only root can become one, so as another user this shows only that the switch's own is heard.
+#[test]
+fn another_user_is_not_answered() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let room = Room::new();
+    let (port, control) = (format!("a={}", room.text("a")), room.text("c"));
+    let _switch = room.start(&["--port", &port, "--control", &control]);
+    ends(&room.run(&["status", "--control", &control]), 0, "");
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    fs::set_permissions(room.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = room.path("portcullis");
+    fs::copy(env!("CARGO_BIN_EXE_portcullis"), &program).unwrap();
+    let ask = || {
+        let mut command = Command::new(&program);
+        command
+            .args(["status", "--control", &control])
+            .uid(65534)
+            .gid(65534);
+        command.output().unwrap()
+    };
+    ends(
+        &ask(),
+        1,
+        "cannot reach the switch; root and the switch's own user may ask",
+    );
+    // Even if somebody opens the file to all.
+    fs::set_permissions(room.path("c"), fs::Permissions::from_mode(0o666)).unwrap();
+    ends(&ask(), 1, "the switch did not answer");
+    ends(&room.run(&["status", "--control", &control]), 0, "");
+}

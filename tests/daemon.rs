@@ -1,0 +1,94 @@
+//! A switch within this process: all of it is started, or nothing.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use portcullis::config::{Overrides, SwitchSpec, from_text};
+use portcullis::control::{Question, ask};
+use portcullis::daemon::{Stopper, Switch};
+
+fn spec(directory: &Path, ports: &[&str]) -> SwitchSpec {
+    let at = directory.display();
+    let overrides = Overrides {
+        control: Some(directory.join("control")),
+        ports: ports
+            .iter()
+            .map(|port| format!("{port}={at}/{port}"))
+            .collect(),
+        ..Overrides::default()
+    };
+    from_text(None, "", &overrides).unwrap()
+}
+
+fn left(directory: &Path) -> usize {
+    std::fs::read_dir(directory).unwrap().count()
+}
+
+#[test]
+fn a_switch_that_cannot_have_all_its_sockets_leaves_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut spec = spec(directory.path(), &["a", "b", "c"]);
+    let missing = directory.path().join("missing/b");
+    spec.ports[1].endpoint = portcullis::port::endpoint::Endpoint::Listen(missing);
+    let error = Switch::start(&spec).unwrap_err();
+    assert_eq!(error.to_string(), "cannot open a port; nothing was started");
+    assert_eq!(left(directory.path()), 0);
+}
+
+#[test]
+fn a_switch_without_its_control_socket_leaves_no_port() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut spec = spec(directory.path(), &["a"]);
+    spec.control = directory.path().join("missing/control");
+    Switch::start(&spec).unwrap_err();
+    assert_eq!(left(directory.path()), 0);
+}
+
+#[test]
+fn a_switch_whose_worker_cannot_be_pinned_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut spec = spec(directory.path(), &["a"]);
+    spec.cpus = vec![1023];
+    Switch::start(&spec).unwrap_err();
+    assert_eq!(left(directory.path()), 0);
+}
+
+#[test]
+fn it_runs_until_it_is_told_to_stop_and_removes_its_sockets() {
+    let directory = tempfile::tempdir().unwrap();
+    let spec = spec(directory.path(), &["a", "b"]);
+    let mut switch = Switch::start(&spec).unwrap();
+    let stopper = switch.stopper();
+    let thread = std::thread::spawn(move || switch.run());
+    let _guest = UnixStream::connect(directory.path().join("a")).unwrap();
+    let status = ask(&spec.control, Question::Status).unwrap();
+    assert_eq!(status["ports"].as_array().unwrap().len(), 2);
+    stopper.stop();
+    thread.join().unwrap().unwrap();
+    assert_eq!(left(directory.path()), 0);
+}
+
+#[test]
+fn a_wish_to_stop_that_came_first_is_not_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let stopper = Stopper::new().unwrap();
+    stopper.stop();
+    let mut switch = Switch::start_under(&spec(directory.path(), &["a"]), stopper).unwrap();
+    switch.run().unwrap();
+}
+
+#[test]
+fn a_switch_of_1024_ports_starts_and_answers() {
+    let directory = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..1024).map(|n| format!("p{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let spec = spec(directory.path(), &names);
+    let mut switch = Switch::start(&spec).unwrap();
+    let stopper = switch.stopper();
+    let thread = std::thread::spawn(move || switch.run());
+    let status = ask(&spec.control, Question::Status).unwrap();
+    assert_eq!(status["ports"].as_array().unwrap().len(), 1024);
+    stopper.stop();
+    thread.join().unwrap().unwrap();
+    assert_eq!(left(directory.path()), 0);
+}
