@@ -23,16 +23,10 @@ impl LookupCache {
     #[inline]
     pub(super) fn destination(&mut self, key: Key) -> &mut Cached {
         let bits = key.bits();
-        let [a, b, c, d, e, f, g, h] = &mut self.destinations;
-        match (bits ^ bits >> 3 ^ bits >> 8) & 7 {
-            0 => a,
-            1 => b,
-            2 => c,
-            3 => d,
-            4 => e,
-            5 => f,
-            6 => g,
-            _ => h,
-        }
+        let index = (bits ^ bits >> 3 ^ bits >> 8) & 7;
+        // The index is below eight: the alternative is never taken, and costs nothing.
+        self.destinations
+            .get_mut(index as usize)
+            .unwrap_or(&mut self.source)
     }
 }
