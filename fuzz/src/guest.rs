@@ -98,7 +98,8 @@ thread_local! {
     static MEMORY: (Arc<GuestMemory>, FaultFlag) = map();
 }
 
-fn map() -> (Arc<GuestMemory>, FaultFlag) {
+/// Fresh memory: [`LOW`] bytes from 0 on, in two regions, and a page far away.
+pub fn map() -> (Arc<GuestMemory>, FaultFlag) {
     let fd = memfd_create("fuzz", MemfdFlags::CLOEXEC).expect("memfd");
     ftruncate(&fd, LOW + PAGE).expect("room");
     let fault = FaultFlag::new();
@@ -123,26 +124,38 @@ fn map() -> (Arc<GuestMemory>, FaultFlag) {
 }
 
 impl Guest {
+    /// With one ring, and all memory wiped.
     pub fn new(shape: &Shape) -> Self {
         let (memory, fault) = MEMORY.with(Clone::clone);
+        wipe(&memory);
+        Self::with_ring(memory, fault, shape, 0)
+    }
+
+    /// Another ring of the same guest, `base` bytes on.
+    pub fn and(&self, shape: &Shape, base: u64) -> Self {
+        Self::with_ring(self.memory.clone(), self.fault.clone(), shape, base)
+    }
+
+    fn with_ring(memory: Arc<GuestMemory>, fault: FaultFlag, shape: &Shape, base: u64) -> Self {
         let size = 1 << (shape.size_log % 6);
         let [desc, avail, used] = shape
             .odd_layout
-            .map_or([DESC, AVAIL, USED], |parts| parts.map(u64::from));
-        let guest = Self {
+            .map_or([DESC, AVAIL, USED].map(|at| base + at), |parts| {
+                parts.map(u64::from)
+            });
+        let layout = Layout {
+            size,
+            desc,
+            avail,
+            used,
+        };
+        poke(&memory, avail + 2, &shape.start.to_le_bytes());
+        poke(&memory, used + 2, &shape.start.to_le_bytes());
+        Self {
             memory,
             fault,
-            layout: Layout {
-                size,
-                desc,
-                avail,
-                used,
-            },
-        };
-        guest.poke(0, &[0; LOW as usize]);
-        guest.poke(guest.layout.avail + 2, &shape.start.to_le_bytes());
-        guest.poke(guest.layout.used + 2, &shape.start.to_le_bytes());
-        guest
+            layout,
+        }
     }
 
     pub fn layout(&self) -> Layout {
@@ -154,28 +167,25 @@ impl Guest {
         assert!(!self.fault.raised(), "{:?}", self.fault.cause());
     }
 
-    pub fn poke(&self, mut at: u64, mut bytes: &[u8]) {
-        let mut hint = RegionHint::default();
-        while let Some(extent) = self.memory.locate(at, bytes.len() as u32, &mut hint) {
-            self.memory.write(extent, bytes);
-            at += u64::from(extent.len());
-            bytes = &bytes[extent.len() as usize..];
-            if bytes.is_empty() {
-                return;
-            }
-        }
+    pub fn poke(&self, at: u64, bytes: &[u8]) {
+        poke(&self.memory, at, bytes);
     }
 
     pub fn peek_u16(&self, at: u64) -> u16 {
-        let mut bytes = [0; 2];
-        if let Some(extent) = self.memory.locate(at, 2, &mut RegionHint::default()) {
-            self.memory.read(extent, &mut bytes);
-        }
-        u16::from_le_bytes(bytes)
+        u16::from_le_bytes(peek(&self.memory, at))
     }
 
     pub fn used_idx(&self) -> u16 {
         self.peek_u16(self.layout.used + 2)
+    }
+
+    /// Offers one buffer that is read, as a driver does.
+    pub fn send(&self, at: u64, len: u32) {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&at.to_le_bytes());
+        bytes[8..12].copy_from_slice(&len.to_le_bytes());
+        self.poke(self.layout.desc, &bytes);
+        self.drive(&Step::Offer { head: 0 });
     }
 
     /// Does what a driver does; a visit is the target's to do.
@@ -231,6 +241,40 @@ impl Guest {
             Step::Poke { at, bytes } => self.poke(u64::from(*at), bytes),
             Step::Visit { .. } => {}
         }
+    }
+}
+
+pub fn wipe(memory: &GuestMemory) {
+    poke(memory, 0, &[0; LOW as usize]);
+}
+
+/// Writes where there is memory.
+pub fn poke(memory: &GuestMemory, mut at: u64, mut bytes: &[u8]) {
+    let mut hint = RegionHint::default();
+    while !bytes.is_empty()
+        && let Some(extent) = memory.locate(at, bytes.len() as u32, &mut hint)
+    {
+        memory.write(extent, bytes);
+        at = at.wrapping_add(u64::from(extent.len()));
+        bytes = &bytes[extent.len() as usize..];
+    }
+}
+
+/// Reads where there is memory, and zeros elsewhere.
+pub fn peek<const N: usize>(memory: &GuestMemory, at: u64) -> [u8; N] {
+    let mut bytes = [0; N];
+    peek_into(memory, at, &mut bytes);
+    bytes
+}
+
+pub fn peek_into(memory: &GuestMemory, mut at: u64, mut into: &mut [u8]) {
+    let mut hint = RegionHint::default();
+    while !into.is_empty()
+        && let Some(extent) = memory.locate(at, into.len() as u32, &mut hint)
+    {
+        memory.read(extent, into);
+        at = at.wrapping_add(u64::from(extent.len()));
+        into = &mut into[extent.len() as usize..];
     }
 }
 

@@ -4,3 +4,4 @@
 pub mod frames;
 pub mod front_end;
 pub mod guest;
+pub mod victim;
