@@ -166,6 +166,23 @@ impl Window {
         bytes
     }
 
+    /// Loads `N` little-endian words of eight bytes, each once and with no order to other accesses:
+    /// a descriptor, without a detour through memory. `offset` is a multiple of 8.
+    #[inline(always)]
+    #[must_use]
+    pub fn load_words<const N: usize>(&self, offset: usize) -> [u64; N] {
+        let mut words = [0; N];
+        if let Some(part) = self.part(offset, 8 * N) {
+            for (index, word) in words.iter_mut().enumerate() {
+                match part.load::<u64>(8 * index, Ordering::Relaxed) {
+                    Ok(value) => *word = u64::from_le(value),
+                    Err(_) => self.out_of_bounds(),
+                }
+            }
+        }
+        words
+    }
+
     /// Copies out as many bytes as `into` has. Each byte is read once.
     #[inline]
     pub fn read_into(&self, offset: usize, into: &mut [u8]) {

@@ -37,7 +37,7 @@ impl Ahead {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn fill(&mut self, rings: &Rings, from: u16, count: u16) {
         let mut bytes = [0; 2 * BURST];
         let wanted = usize::from(count).min(BURST);
@@ -61,7 +61,7 @@ impl Ahead {
 
     /// The head at index `at` and its first descriptor, if copied. The descriptor means nothing when
     /// the head is beyond the table.
-    #[inline]
+    #[inline(always)]
     pub(super) fn entry(&self, at: u16) -> Option<(u16, Descriptor)> {
         let position = at.wrapping_sub(self.base);
         if position >= self.len {

@@ -21,6 +21,10 @@ use crate::memory::{Extent, RegionHint};
 use super::layout::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, Rings};
 use super::{ARENA, BURST, MAX_CHAIN};
 
+/// Buffers of a TX chain that begin within so many bytes are prefetched: the first, and the second when
+/// the first is only the vnet header.
+const HEADER_ONLY: u32 = 16;
+
 /// What is wrong with a chain. It is returned to the driver with length 0, and its port counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChainFault {
@@ -97,49 +101,54 @@ pub(super) struct Range {
 }
 
 /// Room for [`ARENA`] extents, allocated once.
-pub(super) struct Arena(Vec<Extent>);
-
-/// The arena has no room left.
-#[derive(Debug)]
-pub(super) struct Full;
+pub(super) struct Arena {
+    extents: Box<[Extent]>,
+    len: u16,
+}
 
 impl Arena {
     pub(super) fn new() -> Self {
-        Self(Vec::with_capacity(ARENA))
+        Self {
+            extents: vec![Extent::default(); ARENA].into_boxed_slice(),
+            len: 0,
+        }
     }
 
-    #[inline]
-    pub(super) fn push(&mut self, extent: Extent) -> Result<(), Full> {
-        if self.0.len() < ARENA {
-            self.0.push(extent);
-            Ok(())
-        } else {
-            Err(Full)
-        }
+    #[inline(always)]
+    fn push(&mut self, extent: Extent) -> Result<(), Halt> {
+        let slot = self
+            .extents
+            .get_mut(usize::from(self.len))
+            .ok_or(Halt::ArenaFull)?;
+        *slot = extent;
+        self.len = self.len.wrapping_add(1); // at most ARENA
+        Ok(())
     }
 
     /// Where the next extent goes.
     #[inline]
     pub(super) fn mark(&self) -> u16 {
-        u16::try_from(self.0.len()).unwrap_or(u16::MAX) // at most ARENA
+        self.len
     }
 
+    /// Forgets the extents from `mark` on.
     #[inline]
     pub(super) fn rewind(&mut self, mark: u16) {
-        self.0.truncate(usize::from(mark));
+        self.len = self.len.min(mark);
     }
 
+    /// The extents from `mark` on.
     #[inline]
     pub(super) fn since(&self, mark: u16) -> Range {
         Range {
             start: mark,
-            end: self.mark(),
+            end: self.len,
         }
     }
 
     #[inline]
     pub(super) fn get(&self, range: Range) -> &[Extent] {
-        self.0
+        self.extents
             .get(usize::from(range.start)..usize::from(range.end))
             .unwrap_or_default()
     }
@@ -159,7 +168,8 @@ pub struct Chain {
 /// Up to [`BURST`] chains of one ring and their extents: allocated once by a worker, used for one ring
 /// after the other.
 pub struct ChainBurst {
-    pub(super) chains: Vec<Chain>,
+    chains: Box<[Chain]>,
+    count: usize,
     pub(super) arena: Arena,
 }
 
@@ -167,8 +177,15 @@ impl ChainBurst {
     /// An empty one.
     #[must_use]
     pub fn new() -> Self {
+        let none = Chain {
+            len: 0,
+            fault: None,
+            head: 0,
+            range: Range::default(),
+        };
         Self {
-            chains: Vec::with_capacity(BURST),
+            chains: vec![none; BURST].into_boxed_slice(),
+            count: 0,
             arena: Arena::new(),
         }
     }
@@ -177,7 +194,7 @@ impl ChainBurst {
     #[inline]
     #[must_use]
     pub fn chains(&self) -> &[Chain] {
-        &self.chains
+        self.chains.get(..self.count).unwrap_or_default()
     }
 
     /// The bytes of a chain of this burst.
@@ -190,14 +207,15 @@ impl ChainBurst {
     /// Forgets the chains; `TxRing::collect` does so first.
     #[inline]
     pub fn clear(&mut self) {
-        self.chains.clear();
+        self.count = 0;
         self.arena.rewind(0);
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn push(&mut self, chain: Chain) {
-        if self.chains.len() < BURST {
-            self.chains.push(chain);
+        if let Some(slot) = self.chains.get_mut(self.count) {
+            *slot = chain;
+            self.count = self.count.wrapping_add(1); // at most BURST
         }
     }
 }
@@ -217,177 +235,203 @@ pub(super) enum Halt {
     ArenaFull,
 }
 
-impl From<Full> for Halt {
-    fn from(Full: Full) -> Self {
-        Self::ArenaFull
-    }
-}
-
 impl From<ChainFault> for Halt {
     fn from(fault: ChainFault) -> Self {
         Self::Fault(fault)
     }
 }
 
-/// One walk along one chain. `WRITABLE` is the direction of the ring: false for TX, true for RX.
-pub(super) struct Walk<'a, const WRITABLE: bool> {
-    rings: &'a Rings,
-    hint: &'a mut RegionHint,
-    arena: &'a mut Arena,
-    indirect: bool,
-    /// TX: more bytes than this are a fault. RX: bytes beyond this are not looked up.
-    cap: u32,
-    /// Bytes so far; at most `cap`.
-    pub(super) bytes: u32,
-    /// Descriptors read so far, the one that names an indirect table included.
+/// What a walk found, and what it cost.
+pub(super) struct Walked {
+    /// Bytes of the chain, at most the cap; or why there are none. Then the arena holds a part of the
+    /// chain all the same: the caller rewinds it.
+    pub(super) bytes: Result<u32, Halt>,
+    /// Descriptors read, the one that names an indirect table included.
     pub(super) descriptors: u32,
 }
 
-impl<'a, const WRITABLE: bool> Walk<'a, WRITABLE> {
-    #[inline]
-    pub(super) fn new(
-        rings: &'a Rings,
-        hint: &'a mut RegionHint,
-        arena: &'a mut Arena,
-        indirect: bool,
-        cap: u32,
-    ) -> Self {
-        Self {
-            rings,
-            hint,
-            arena,
-            indirect,
-            cap,
-            bytes: 0,
-            descriptors: 0,
-        }
-    }
+/// Walks chains of one ring. `WRITABLE` is the direction of the ring: false for TX, true for RX.
+///
+/// Its parts are passed by value and what a walk counts is kept in locals: on the path all of it lives in
+/// registers.
+#[derive(Clone, Copy)]
+pub(super) struct Walk<'a, const WRITABLE: bool> {
+    pub(super) rings: &'a Rings,
+    /// Indirect tables were negotiated.
+    pub(super) indirect: bool,
+    /// TX: more bytes than this are a fault. RX: bytes beyond this are not looked up.
+    pub(super) cap: u32,
+}
 
+impl<const WRITABLE: bool> Walk<'_, WRITABLE> {
     /// Walks the chain that starts with `first`, a private copy of the head's descriptor, and leaves
     /// its extents in the arena. The module's head tells what is guaranteed.
-    ///
-    /// # Errors
-    /// On any error the arena holds a part of the chain: the caller rewinds it.
-    #[inline]
-    pub(super) fn chain(&mut self, first: Descriptor) -> Result<(), Halt> {
-        let mut left = self.limit();
+    #[inline(always)]
+    pub(super) fn chain(
+        self,
+        first: Descriptor,
+        hint: &mut RegionHint,
+        arena: &mut Arena,
+    ) -> Walked {
+        let mut descriptors = 1;
         let mut descriptor = first;
-        loop {
-            self.descriptors = self.descriptors.wrapping_add(1); // at most MAX_CHAIN
-            if descriptor.flags & DESC_F_INDIRECT != 0 {
-                return self.table(descriptor, left);
+        let mut bytes = 0;
+        let end = loop {
+            if descriptor.has(DESC_F_INDIRECT) {
+                return self.table(descriptor, bytes, descriptors, hint, arena);
             }
-            self.piece(descriptor)?;
-            if descriptor.flags & DESC_F_NEXT == 0 {
-                break;
+            match self.piece(descriptor, bytes, hint, arena) {
+                Ok(more) => bytes = more,
+                Err(halt) => break Err(halt),
             }
-            left = left.wrapping_sub(1); // was at least 1
-            if left == 0 {
-                return Err(ChainFault::TooManyDescriptors.into());
+            if !descriptor.has(DESC_F_NEXT) {
+                break self.end(bytes);
             }
-            if descriptor.next >= self.rings.size() {
-                return Err(ChainFault::NextOutOfRange.into());
+            if descriptors >= self.limit() {
+                break Err(ChainFault::TooManyDescriptors.into());
             }
-            descriptor = self.rings.descriptor(descriptor.next);
+            if descriptor.next() >= self.rings.size() {
+                break Err(ChainFault::NextOutOfRange.into());
+            }
+            descriptors = descriptors.wrapping_add(1); // at most MAX_CHAIN
+            descriptor = self.rings.descriptor(descriptor.next());
+        };
+        Walked {
+            bytes: end,
+            descriptors,
         }
-        self.end()
     }
 
     /// The longest chain that is walked; at least 1.
-    #[inline]
-    fn limit(&self) -> u32 {
+    #[inline(always)]
+    fn limit(self) -> u32 {
         u32::from(self.rings.size()).min(MAX_CHAIN)
     }
 
-    #[inline]
-    fn end(&self) -> Result<(), Halt> {
-        if WRITABLE && self.bytes == 0 {
+    #[inline(always)]
+    fn end(self, bytes: u32) -> Result<u32, Halt> {
+        if WRITABLE && bytes == 0 {
             return Err(ChainFault::Empty.into());
         }
-        Ok(())
+        Ok(bytes)
     }
 
-    /// Adds the buffer of one descriptor.
-    #[inline]
-    fn piece(&mut self, descriptor: Descriptor) -> Result<(), Halt> {
-        if (descriptor.flags & DESC_F_WRITE != 0) != WRITABLE {
+    /// Adds the buffer of one descriptor to the `bytes` so far, and gives the new number.
+    #[inline(always)]
+    fn piece(
+        self,
+        descriptor: Descriptor,
+        bytes: u32,
+        hint: &mut RegionHint,
+        arena: &mut Arena,
+    ) -> Result<u32, Halt> {
+        if descriptor.has(DESC_F_WRITE) != WRITABLE {
             return Err(ChainFault::WrongDirection.into());
         }
-        let room = self.cap.wrapping_sub(self.bytes); // bytes <= cap
+        let room = self.cap.wrapping_sub(bytes); // bytes <= cap
         let len = if WRITABLE {
-            descriptor.len.min(room)
-        } else if descriptor.len <= room {
-            descriptor.len
+            descriptor.len().min(room)
+        } else if descriptor.len() <= room {
+            descriptor.len()
         } else {
             return Err(ChainFault::TooLong.into());
         };
         if len == 0 {
-            return Ok(());
+            return Ok(bytes);
         }
-        let extent = self
-            .rings
-            .memory()
-            .locate(descriptor.addr, len, self.hint)
+        let memory = self.rings.memory();
+        let extent = memory
+            .locate(descriptor.addr(), len, hint)
             .ok_or(ChainFault::Unmapped)?;
-        self.arena.push(extent)?;
-        self.bytes = self.bytes.wrapping_add(len); // len <= cap - bytes
-        if extent.len() < len {
-            self.further(descriptor.addr, len, extent.len())?;
+        arena.push(extent)?;
+        if !WRITABLE && bytes <= HEADER_ONLY {
+            memory.prefetch_read(extent); // the snapshot will read it
         }
-        Ok(())
+        if extent.len() < len {
+            self.further(descriptor.addr(), len, extent.len(), hint, arena)?;
+        }
+        Ok(bytes.wrapping_add(len)) // len <= cap - bytes
     }
 
     /// The rest of a buffer that goes on in the next region.
     #[cold]
-    fn further(&mut self, addr: u64, len: u32, mut done: u32) -> Result<(), Halt> {
+    #[inline(never)]
+    fn further(
+        self,
+        addr: u64,
+        len: u32,
+        mut done: u32,
+        hint: &mut RegionHint,
+        arena: &mut Arena,
+    ) -> Result<(), Halt> {
         while done < len {
             let rest = len.wrapping_sub(done); // done < len
             let extent = addr
                 .checked_add(u64::from(done))
-                .and_then(|at| self.rings.memory().locate(at, rest, self.hint))
+                .and_then(|at| self.rings.memory().locate(at, rest, hint))
                 .filter(|extent| !extent.is_empty())
                 .ok_or(ChainFault::Unmapped)?;
-            self.arena.push(extent)?;
+            arena.push(extent)?;
             done = done.saturating_add(extent.len());
         }
         Ok(())
     }
 
     /// Walks an indirect table, which ends the chain. Its own `WRITE` flag means nothing
-    /// (VIRTIO 1.2, 2.7.5.3.2).
+    /// (VIRTIO 1.2, 2.7.5.3.2). `bytes` and `descriptors` are those before it, itself included.
     #[inline(never)]
-    fn table(&mut self, table: Descriptor, mut left: u32) -> Result<(), Halt> {
+    fn table(
+        self,
+        table: Descriptor,
+        bytes: u32,
+        descriptors: u32,
+        hint: &mut RegionHint,
+        arena: &mut Arena,
+    ) -> Walked {
+        let mut descriptors = descriptors;
+        let bytes = self.entries(table, bytes, &mut descriptors, hint, arena);
+        Walked { bytes, descriptors }
+    }
+
+    #[inline(always)]
+    fn entries(
+        self,
+        table: Descriptor,
+        mut bytes: u32,
+        descriptors: &mut u32,
+        hint: &mut RegionHint,
+        arena: &mut Arena,
+    ) -> Result<u32, Halt> {
         if !self.indirect {
             return Err(ChainFault::IndirectNotNegotiated.into());
         }
-        if table.flags & DESC_F_NEXT != 0 {
+        if table.has(DESC_F_NEXT) {
             return Err(ChainFault::IndirectChained.into());
         }
-        let entries = table.len / 16;
-        if entries == 0 || !table.len.is_multiple_of(16) || entries > self.limit() {
+        let entries = table.len() / 16;
+        if entries == 0 || !table.len().is_multiple_of(16) || entries > self.limit() {
             return Err(ChainFault::IndirectLength.into());
         }
-        let whole = self
-            .rings
-            .memory()
-            .locate(table.addr, table.len, self.hint)
+        let memory = self.rings.memory();
+        let whole = memory
+            .locate(table.addr(), table.len(), hint)
             .ok_or(ChainFault::Unmapped)?;
         let mut index = 0;
         loop {
-            if left == 0 {
+            // The descriptor that named the table is no part of the chain's length.
+            if *descriptors > self.limit() {
                 return Err(ChainFault::TooManyDescriptors.into());
             }
-            left = left.wrapping_sub(1); // was at least 1
-            self.descriptors = self.descriptors.wrapping_add(1); // at most MAX_CHAIN + 1
-            let entry = self.entry(table.addr, whole, index)?;
-            if entry.flags & DESC_F_INDIRECT != 0 {
+            *descriptors = descriptors.wrapping_add(1); // at most MAX_CHAIN + 1
+            let entry = self.entry(table.addr(), whole, index, hint)?;
+            if entry.has(DESC_F_INDIRECT) {
                 return Err(ChainFault::IndirectNested.into());
             }
-            self.piece(entry)?;
-            if entry.flags & DESC_F_NEXT == 0 {
-                return self.end();
+            bytes = self.piece(entry, bytes, hint, arena)?;
+            if !entry.has(DESC_F_NEXT) {
+                return self.end(bytes);
             }
-            index = u32::from(entry.next);
+            index = u32::from(entry.next());
             if index >= entries {
                 return Err(ChainFault::NextOutOfRange.into());
             }
@@ -395,43 +439,55 @@ impl<'a, const WRITABLE: bool> Walk<'a, WRITABLE> {
     }
 
     /// Copies one entry of an indirect table; `whole` is the part of it in the first region.
-    #[inline]
-    fn entry(&mut self, addr: u64, whole: Extent, index: u32) -> Result<Descriptor, ChainFault> {
-        let mut bytes = [0; 16];
+    #[inline(always)]
+    fn entry(
+        self,
+        addr: u64,
+        whole: Extent,
+        index: u32,
+        hint: &mut RegionHint,
+    ) -> Result<Descriptor, ChainFault> {
         let offset = index.wrapping_mul(16); // index < limit <= MAX_CHAIN
         let at = whole.skip(offset).take(16);
         if at.len() == 16 {
+            let mut bytes = [0; 16];
             self.rings.memory().read(at, &mut bytes);
+            Ok(Descriptor::from_bytes(bytes))
         } else {
-            self.split_entry(addr, offset, &mut bytes)?;
+            self.split_entry(addr, offset, hint)
         }
-        Ok(Descriptor::from_bytes(bytes))
     }
 
     /// An entry beyond the table's first region, perhaps itself in two.
     #[cold]
-    fn split_entry(&mut self, addr: u64, offset: u32, into: &mut [u8]) -> Result<(), ChainFault> {
+    #[inline(never)]
+    fn split_entry(
+        self,
+        addr: u64,
+        offset: u32,
+        hint: &mut RegionHint,
+    ) -> Result<Descriptor, ChainFault> {
+        let mut bytes = [0; 16];
         let mut at = addr
             .checked_add(u64::from(offset))
             .ok_or(ChainFault::Unmapped)?;
-        let mut rest = into;
+        let mut rest = bytes.as_mut_slice();
         while !rest.is_empty() {
             let want = u32::try_from(rest.len()).unwrap_or(u32::MAX); // at most 16
-            let extent = self
-                .rings
-                .memory()
-                .locate(at, want, self.hint)
+            let memory = self.rings.memory();
+            let extent = memory
+                .locate(at, want, hint)
                 .filter(|extent| !extent.is_empty())
                 .ok_or(ChainFault::Unmapped)?;
             let (now, later) = rest
                 .split_at_mut_checked(extent.len() as usize)
                 .ok_or(ChainFault::Unmapped)?;
-            self.rings.memory().read(extent, now);
+            memory.read(extent, now);
             at = at
                 .checked_add(u64::from(extent.len()))
                 .ok_or(ChainFault::Unmapped)?;
             rest = later;
         }
-        Ok(())
+        Ok(Descriptor::from_bytes(bytes))
     }
 }

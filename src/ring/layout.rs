@@ -108,16 +108,13 @@ pub(super) const DESC_F_WRITE: u16 = 2;
 /// The buffer is a table of descriptors.
 pub(super) const DESC_F_INDIRECT: u16 = 4;
 
-/// A descriptor, copied out of guest memory in one piece (VIRTIO 1.2, 2.7.5).
+/// A descriptor, copied out of guest memory in one piece: address, then length, flags and next
+/// (VIRTIO 1.2, 2.7.5). Kept as the two words that it is, so that it stays in registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Descriptor {
-    pub(super) addr: u64,
-    pub(super) len: u32,
-    pub(super) flags: u16,
-    pub(super) next: u16,
-}
+pub(super) struct Descriptor([u64; 2]);
 
 impl Descriptor {
+    /// From the bytes as they lie in guest memory.
     #[inline]
     pub(super) fn from_bytes(bytes: [u8; DESCRIPTOR]) -> Self {
         let [
@@ -129,21 +126,42 @@ impl Descriptor {
             a5,
             a6,
             a7,
-            l0,
-            l1,
-            l2,
-            l3,
-            f0,
-            f1,
-            n0,
-            n1,
+            r0,
+            r1,
+            r2,
+            r3,
+            r4,
+            r5,
+            r6,
+            r7,
         ] = bytes;
-        Self {
-            addr: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
-            flags: u16::from_le_bytes([f0, f1]),
-            next: u16::from_le_bytes([n0, n1]),
-        }
+        Self([
+            u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
+            u64::from_le_bytes([r0, r1, r2, r3, r4, r5, r6, r7]),
+        ])
+    }
+
+    #[inline]
+    pub(super) fn addr(self) -> u64 {
+        self.0[0]
+    }
+
+    #[inline]
+    pub(super) fn len(self) -> u32 {
+        let [l0, l1, l2, l3, ..] = self.0[1].to_le_bytes();
+        u32::from_le_bytes([l0, l1, l2, l3])
+    }
+
+    /// Whether one of these flags is set.
+    #[inline]
+    pub(super) fn has(self, flags: u16) -> bool {
+        self.0[1] & (u64::from(flags) << 32) != 0
+    }
+
+    #[inline]
+    pub(super) fn next(self) -> u16 {
+        let [.., n0, n1] = self.0[1].to_le_bytes();
+        u16::from_le_bytes([n0, n1])
     }
 }
 
@@ -275,12 +293,9 @@ impl Rings {
     }
 
     /// Copies one descriptor. `index` must be less than `size`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn descriptor(&self, index: u16) -> Descriptor {
-        Descriptor::from_bytes(
-            self.desc
-                .read::<DESCRIPTOR>(DESCRIPTOR * usize::from(index)),
-        )
+        Descriptor(self.desc.load_words(DESCRIPTOR * usize::from(index)))
     }
 
     /// Our own index, as it was left there: read at start only.

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use crate::memory::{Extent, GuestMemory, RegionHint};
 
 use super::ahead::Ahead;
-use super::chain::{Arena, ChainFault, Halt, Range, Walk};
-use super::layout::{Layout, RingError, Rings, used_element};
+use super::chain::{Arena, ChainFault, Halt, Range, Walk, Walked};
+use super::layout::{Descriptor, Layout, RingError, Rings, used_element};
 use super::notify::Notifier;
 use super::{Cursor, Negotiated, RingBroken};
 
@@ -120,8 +120,8 @@ pub struct RxRing {
     allowance: u32,
     ahead: Ahead,
     hint: RegionHint,
-    /// Used elements not yet published, for `cursor.returned ..cursor.popped`.
-    staged: Vec<[u8; 8]>,
+    /// Used elements not yet published, one for each head in flight: room for a full ring.
+    staged: Box<[[u8; 8]]>,
     hopeless: Option<Hopeless>,
     malformed: Malformed,
     notifier: Notifier,
@@ -146,7 +146,7 @@ impl RxRing {
             allowance: 0,
             ahead: Ahead::new(),
             hint: RegionHint::default(),
-            staged: Vec::with_capacity(usize::from(rings.size())),
+            staged: vec![[0; 8]; usize::from(rings.size())].into_boxed_slice(),
             hopeless: None,
             malformed: Malformed::default(),
             rings,
@@ -214,23 +214,10 @@ impl RxRing {
                 return Err(self.give_up(&attempt, slots, bytes, ReserveError::NoBuffers));
             };
             let wanted = bytes.wrapping_sub(attempt.bytes); // attempt.bytes < bytes
-            let walked = if head < self.rings.size() {
-                let mut walk = Walk::<'_, true>::new(
-                    &self.rings,
-                    &mut self.hint,
-                    &mut slots.arena,
-                    self.negotiated.indirect,
-                    wanted,
-                );
-                let walked = walk.chain(first);
-                attempt.pieces = attempt.pieces.saturating_add(walk.descriptors);
-                self.allowance = self.allowance.saturating_sub(walk.descriptors);
-                walked.map(|()| walk.bytes)
-            } else {
-                self.allowance = self.allowance.saturating_sub(1);
-                Err(Halt::Fault(ChainFault::HeadOutOfRange))
-            };
-            match walked {
+            let walked = self.walk(head, first, wanted, slots);
+            attempt.pieces = attempt.pieces.saturating_add(walked.descriptors);
+            self.allowance = self.allowance.saturating_sub(walked.descriptors);
+            match walked.bytes {
                 Ok(filled) if filled < wanted && !self.negotiated.mergeable => {
                     return Err(self.give_up(&attempt, slots, bytes, ReserveError::TooSmall));
                 }
@@ -266,15 +253,35 @@ impl RxRing {
         }
     }
 
+    #[inline(always)]
+    fn walk(&mut self, head: u16, first: Descriptor, wanted: u32, slots: &mut Slots) -> Walked {
+        if head >= self.rings.size() {
+            let bytes = Err(ChainFault::HeadOutOfRange.into());
+            return Walked {
+                bytes,
+                descriptors: 1,
+            };
+        }
+        let walk = Walk::<'_, true> {
+            rings: &self.rings,
+            indirect: self.negotiated.indirect,
+            cap: wanted,
+        };
+        walk.chain(first, &mut self.hint, &mut slots.arena)
+    }
+
     /// Returns what was reserved to the driver: the used elements, then the used index, once. To be
     /// called when every byte of every reservation was written. True when the driver wants to be told.
     #[inline]
     pub fn publish(&mut self) -> bool {
-        if self.staged.is_empty() {
+        let in_flight = usize::from(self.cursor.in_flight());
+        if in_flight == 0 {
             return false;
         }
-        self.rings.write_used(self.cursor.returned, &self.staged);
-        self.staged.clear();
+        self.rings.write_used(
+            self.cursor.returned,
+            self.staged.get(..in_flight).unwrap_or_default(),
+        );
         self.cursor.returned = self.cursor.popped;
         self.rings.store_used_idx(self.cursor.returned);
         self.notifier.wanted(&self.rings, self.cursor.returned)
@@ -282,7 +289,6 @@ impl RxRing {
 
     /// Forgets what was reserved and not published. The driver never hears of it.
     pub fn abandon(&mut self) {
-        self.staged.clear();
         self.cursor.popped = self.cursor.returned;
         self.hopeless = None;
     }
@@ -307,18 +313,23 @@ impl RxRing {
         self.cursor.returned
     }
 
+    /// Pops the head and notes its return with `len` bytes.
     #[inline]
     fn stage(&mut self, head: u16, len: u32) {
-        self.staged.push(used_element(head, len)); // at most `size`: Cursor::judge
+        // In flight are at most `size`: Cursor::judge.
+        if let Some(element) = self.staged.get_mut(usize::from(self.cursor.in_flight())) {
+            *element = used_element(head, len);
+        }
         self.cursor.popped = self.cursor.popped.wrapping_add(1);
         self.hopeless = None;
     }
 
     #[cold]
     fn return_malformed(&mut self, attempt: &Attempt, head: u16, fault: ChainFault) {
-        for element in self.staged.iter_mut().skip(attempt.staged) {
-            let [id @ .., _, _, _, _] = *element;
-            let [h0, h1, _, _] = id;
+        let before = usize::from(attempt.popped.wrapping_sub(self.cursor.returned));
+        let until = usize::from(self.cursor.in_flight());
+        for element in self.staged.get_mut(before..until).unwrap_or_default() {
+            let [h0, h1, ..] = *element;
             *element = used_element(u16::from_le_bytes([h0, h1]), 0);
         }
         self.stage(head, 0);
@@ -327,8 +338,7 @@ impl RxRing {
     }
 
     fn roll_back(&mut self, attempt: &Attempt, slots: &mut Slots) {
-        self.staged.truncate(attempt.staged);
-        self.cursor.popped = attempt.next;
+        self.cursor.popped = attempt.popped;
         slots.arena.rewind(attempt.arena);
     }
 
@@ -360,8 +370,7 @@ impl RxRing {
 
 /// Where a reservation started, and how far it has come.
 struct Attempt {
-    next: u16,
-    staged: usize,
+    popped: u16,
     arena: u16,
     bytes: u32,
     pieces: u32,
@@ -369,11 +378,10 @@ struct Attempt {
 }
 
 impl Attempt {
-    #[inline]
+    #[inline(always)]
     fn at(ring: &RxRing, slots: &Slots) -> Self {
         Self {
-            next: ring.cursor.popped,
-            staged: ring.staged.len(),
+            popped: ring.cursor.popped,
             arena: slots.arena.mark(),
             bytes: 0,
             pieces: 0,

@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::memory::{Extent, GuestMemory, RegionHint};
+use crate::memory::{GuestMemory, RegionHint};
 
 use super::ahead::Ahead;
-use super::chain::{Chain, ChainBurst, ChainFault, Halt, Range, Walk};
-use super::layout::{Layout, RingError, Rings, used_element};
+use super::chain::{Chain, ChainBurst, ChainFault, Halt, Range, Walk, Walked};
+use super::layout::{Descriptor, Layout, RingError, Rings, used_element};
 use super::notify::Notifier;
 use super::{BURST, BURST_16, Budget, Cursor, MAX_FRAME, MAX_HEADER, Negotiated, RingBroken};
-
-/// A first buffer of at most this many bytes holds the vnet header and no frame.
-const HEADER_ONLY: u32 = 16;
 
 /// A running TX ring. Dropping it, or taking it out of its lane, stops it.
 pub struct TxRing {
@@ -84,40 +81,23 @@ impl TxRing {
             return Ok(0);
         }
         self.ahead.cover(&self.rings, self.cursor.popped, wanted);
+        let mut left = *budget;
         for _ in 0..wanted {
-            if budget.spent() {
+            if left.spent() {
                 break;
             }
             let Some((head, first)) = self.ahead.entry(self.cursor.popped) else {
                 break; // the rest was not copied ahead: next time
             };
             let mark = burst.arena.mark();
-            let mut descriptors = 1;
-            let outcome = if head < self.rings.size() {
-                let mut walk = Walk::<'_, false>::new(
-                    &self.rings,
-                    &mut self.hint,
-                    &mut burst.arena,
-                    self.negotiated.indirect,
-                    MAX_FRAME + MAX_HEADER,
-                );
-                let walked = walk.chain(first);
-                descriptors = walk.descriptors;
-                walked.map(|()| walk.bytes)
-            } else {
-                Err(Halt::Fault(ChainFault::HeadOutOfRange))
-            };
-            let chain = match outcome {
-                Ok(len) => {
-                    let range = burst.arena.since(mark);
-                    self.prefetch(burst.arena.get(range));
-                    Chain {
-                        len,
-                        fault: None,
-                        head,
-                        range,
-                    }
-                }
+            let walked = self.walk(head, first, burst);
+            let chain = match walked.bytes {
+                Ok(len) => Chain {
+                    len,
+                    fault: None,
+                    head,
+                    range: burst.arena.since(mark),
+                },
                 Err(Halt::ArenaFull) if mark > 0 => {
                     burst.arena.rewind(mark);
                     break; // it fits an empty arena: next time
@@ -137,39 +117,41 @@ impl TxRing {
                 }
             };
             burst.push(chain);
-            budget.pay(chain.len, descriptors);
+            left.pay(chain.len, walked.descriptors);
             self.cursor.popped = self.cursor.popped.wrapping_add(1);
         }
-        Ok(burst.chains.len())
+        *budget = left;
+        Ok(burst.chains().len())
     }
 
-    /// The lines that the snapshot will read: the first buffer's, and the second's when the first is
-    /// only the header.
-    #[inline]
-    fn prefetch(&self, extents: &[Extent]) {
-        let memory = self.rings.memory();
-        if let [first, rest @ ..] = extents {
-            memory.prefetch_read(*first);
-            if first.len() <= HEADER_ONLY
-                && let [second, ..] = rest
-            {
-                memory.prefetch_read(*second);
-            }
+    #[inline(always)]
+    fn walk(&mut self, head: u16, first: Descriptor, burst: &mut ChainBurst) -> Walked {
+        if head >= self.rings.size() {
+            let bytes = Err(ChainFault::HeadOutOfRange.into());
+            return Walked {
+                bytes,
+                descriptors: 1,
+            };
         }
+        let walk = Walk::<'_, false> {
+            rings: &self.rings,
+            indirect: self.negotiated.indirect,
+            cap: MAX_FRAME + MAX_HEADER,
+        };
+        walk.chain(first, &mut self.hint, &mut burst.arena)
     }
 
     /// Returns each chain of the burst to the driver, with length 0: we write nothing into a TX chain.
     /// The used index is stored once. A second call for the same burst returns nothing.
     pub fn complete(&mut self, burst: &ChainBurst) {
         let mut elements = [[0; 8]; BURST];
-        let count = self
-            .cursor
-            .in_flight()
-            .min(u16::try_from(burst.chains.len()).unwrap_or(0));
+        let chains = burst.chains();
+        let collected = u16::try_from(chains.len()).unwrap_or(0); // at most BURST
+        let count = self.cursor.in_flight().min(collected);
         if count == 0 {
             return;
         }
-        for (element, chain) in elements.iter_mut().zip(&burst.chains) {
+        for (element, chain) in elements.iter_mut().zip(chains) {
             *element = used_element(chain.head, 0);
         }
         let (elements, _) = elements.split_at(usize::from(count).min(BURST));
