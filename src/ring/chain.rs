@@ -115,7 +115,7 @@ impl Arena {
     }
 
     #[inline(always)]
-    fn push(&mut self, extent: Extent) -> Result<(), Halt> {
+    pub(super) fn push(&mut self, extent: Extent) -> Result<(), Halt> {
         let slot = self
             .extents
             .get_mut(usize::from(self.len))

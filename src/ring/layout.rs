@@ -158,6 +158,13 @@ impl Descriptor {
         self.0[1] & (u64::from(flags) << 32) != 0
     }
 
+    /// Whether it is writable, ends its chain and names no table.
+    #[inline]
+    pub(super) fn is_plain_write(self) -> bool {
+        let flags = u64::from(DESC_F_WRITE | DESC_F_NEXT | DESC_F_INDIRECT) << 32;
+        self.0[1] & flags == u64::from(DESC_F_WRITE) << 32
+    }
+
     #[inline]
     pub(super) fn next(self) -> u16 {
         let [.., n0, n1] = self.0[1].to_le_bytes();

@@ -192,7 +192,45 @@ impl RxRing {
     ///
     /// # Errors
     /// There is no room; nothing was consumed but malformed chains.
+    #[inline]
     pub fn reserve(&mut self, bytes: u32, slots: &mut Slots) -> Result<Reserved, ReserveError> {
+        match self.reserve_plain(bytes, slots) {
+            Some(reserved) => Ok(reserved),
+            None => self.reserve_any(bytes, slots),
+        }
+    }
+
+    /// The common case: the next chain is copied ahead, is one direct descriptor, large enough and in
+    /// one region. None when anything is otherwise; then nothing was consumed.
+    #[inline(always)]
+    fn reserve_plain(&mut self, bytes: u32, slots: &mut Slots) -> Option<Reserved> {
+        if self.avail == self.cursor.popped || self.allowance == 0 || bytes == 0 {
+            return None;
+        }
+        let (head, only) = self.ahead.entry(self.cursor.popped)?;
+        if head >= self.rings.size() || !only.is_plain_write() || only.len() < bytes {
+            return None;
+        }
+        let extent = self
+            .rings
+            .memory()
+            .locate(only.addr(), bytes, &mut self.hint)?;
+        if extent.len() < bytes {
+            return None;
+        }
+        let mark = slots.arena.mark();
+        slots.arena.push(extent).ok()?;
+        self.stage(head, bytes);
+        self.allowance = self.allowance.wrapping_sub(1); // was at least 1
+        Some(Reserved {
+            buffers: 1,
+            range: slots.arena.since(mark),
+        })
+    }
+
+    /// Any number of chains of any number of descriptors.
+    #[inline(never)]
+    fn reserve_any(&mut self, bytes: u32, slots: &mut Slots) -> Result<Reserved, ReserveError> {
         if bytes == 0 {
             return Err(ReserveError::TooSmall);
         }
@@ -314,7 +352,7 @@ impl RxRing {
     }
 
     /// Pops the head and notes its return with `len` bytes.
-    #[inline]
+    #[inline(always)]
     fn stage(&mut self, head: u16, len: u32) {
         // In flight are at most `size`: Cursor::judge.
         if let Some(element) = self.staged.get_mut(usize::from(self.cursor.in_flight())) {
