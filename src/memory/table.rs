@@ -3,8 +3,9 @@
 use std::mem::size_of;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use vm_memory::{VolatileMemory, VolatileSlice};
+use vm_memory::{Bytes, VolatileMemory, VolatileSlice};
 
 use super::extent::{Extent, RegionHint};
 use super::fault::{FaultCause, FaultFlag};
@@ -329,6 +330,20 @@ impl GuestMemory {
                 self.fault.raise(FaultCause::OutOfBounds);
             }
         }
+    }
+
+    /// Loads the first `N` little-endian words of `at`, of eight bytes each, once and with no order to
+    /// other accesses. `None`, and nothing was loaded, when they are not aligned or not all there.
+    #[inline(always)]
+    #[must_use]
+    pub fn load_words<const N: usize>(&self, at: Extent) -> Option<[u64; N]> {
+        let slice = self.slice(at)?;
+        let part = slice.subslice(0, 8 * N).ok()?;
+        let mut words = [0; N];
+        for (index, word) in words.iter_mut().enumerate() {
+            *word = u64::from_le(part.load::<u64>(8 * index, Ordering::Relaxed).ok()?);
+        }
+        Some(words)
     }
 
     /// Copies to guest memory, as much as both have.

@@ -450,9 +450,15 @@ impl<const WRITABLE: bool> Walk<'_, WRITABLE> {
         let offset = index.wrapping_mul(16); // index < limit <= MAX_CHAIN
         let at = whole.skip(offset).take(16);
         if at.len() == 16 {
-            let mut bytes = [0; 16];
-            self.rings.memory().read(at, &mut bytes);
-            Ok(Descriptor::from_bytes(bytes))
+            let memory = self.rings.memory();
+            Ok(match memory.load_words(at) {
+                Some(words) => Descriptor::from_words(words),
+                None => {
+                    let mut bytes = [0; 16]; // the driver did not align its table: it need not
+                    memory.read(at, &mut bytes);
+                    Descriptor::from_bytes(bytes)
+                }
+            })
         } else {
             self.split_entry(addr, offset, hint)
         }

@@ -141,6 +141,12 @@ impl Descriptor {
         ])
     }
 
+    /// From the two words.
+    #[inline]
+    pub(super) fn from_words(words: [u64; 2]) -> Self {
+        Self(words)
+    }
+
     #[inline]
     pub(super) fn addr(self) -> u64 {
         self.0[0]
