@@ -343,3 +343,36 @@ fn another_user_is_not_answered() {
     ends(&ask(), 1, "the switch did not answer");
     ends(&room.run(&["status", "--control", &control]), 0, "");
 }
+
+/// Case F-8: what a peer can cause again and again is counted every time and logged a few times.
+#[test]
+fn f_8_a_flood_of_connections_is_counted_and_not_logged() {
+    let room = Room::new();
+    let port = format!("a={}", room.text("a"));
+    let switch = room.start(&["--port", &port, "--name", "lan"]);
+    let _first = UnixStream::connect(room.path("a")).unwrap();
+    let flood = 60;
+    for _ in 0..flood {
+        UnixStream::connect(room.path("a")).unwrap();
+    }
+    let begun = std::time::Instant::now();
+    let (served, refused) = loop {
+        let output = room.run(&["status", "lan", "--json"]);
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let events = &status["ports"][0]["counters"]["events"];
+        let count = |key: &str| events[key].as_u64().unwrap();
+        let (served, refused) = (count("connections"), count("connections_refused"));
+        if served + refused > flood || begun.elapsed() > PATIENCE {
+            break (served, refused);
+        }
+    };
+    // On a machine so slow that the first is given up for its silence, another takes its place.
+    assert_eq!(served + refused, flood + 1);
+    assert!(refused > 10, "{refused}");
+    let (_, log) = switch.end(Signal::TERM);
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("refused a connection"))
+        .count();
+    assert!((1..=10).contains(&lines), "{log}");
+}

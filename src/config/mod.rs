@@ -1,7 +1,7 @@
 //! From text to a validated model of the switch.
 //!
-//! Two steps. [`raw`] turns a TOML file and the `--port` flags into one plain shape, entries with the place
-//! where each was written; [`validate`] turns that into a [`SwitchSpec`] in which every value has its meaning and
+//! Two steps. `raw` turns a TOML file and the `--port` flags into one plain shape, entries with the place
+//! where each was written; `validate` turns that into a [`SwitchSpec`] in which every value has its meaning and
 //! every rule between ports holds. Nobody behind this room looks at text again, and one typed [`PortSpec`]
 //! serves the file and the flags alike.
 //!

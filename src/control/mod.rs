@@ -1,7 +1,7 @@
 //! The Unix-socket interface of a running switch, and its peer check.
 //!
-//! One JSON object a line each way: the client asks, the switch answers, in order. [`protocol`] has the words,
-//! [`report`] what `status` answers, [`Server`] is the switch's end and [`ask`] the client's.
+//! One JSON object a line each way: the client asks, the switch answers, in order. `protocol` has the words,
+//! `report` what `status` answers, [`Server`] is the switch's end and [`ask`] the client's.
 //!
 //! Promised to the guests: whatever happens on this socket, the attendant waits for nobody. Promised to the operator:
 //!
