@@ -22,6 +22,7 @@ die() { printf 'lab: %s\n' "$*" >&2; exit 1; }
 declare -A needs=(
     [qemu-system-x86]=/usr/bin/qemu-system-x86_64
     [busybox-static]=/bin/busybox
+    [libvirt-daemon-driver-qemu]=/usr/bin/virt-qemu-run
     [ethtool]=/usr/sbin/ethtool
     [dpdk-dev]=/usr/bin/dpdk-testpmd
     [librte-net-virtio23]=/usr/lib/x86_64-linux-gnu/librte_net_virtio.so.23

@@ -6,8 +6,11 @@
 //! generous deadline (emulated guests are slow), never a span of time.
 
 mod agent;
+mod bare;
 mod guest;
+mod libvirt;
 mod process;
+mod recorder;
 mod switch;
 mod testpmd;
 
@@ -15,7 +18,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+pub(crate) use bare::{Bare, RX, TX};
 pub(crate) use guest::{Guest, GuestSpec, Qemu, boot};
+pub(crate) use libvirt::Libvirt;
+pub(crate) use recorder::{Message, Recorder};
 pub(crate) use switch::Switch;
 pub(crate) use testpmd::Testpmd;
 
@@ -23,7 +29,7 @@ pub(crate) use testpmd::Testpmd;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the artefacts of `lab/setup.sh` are.
-fn artefacts() -> PathBuf {
+pub(crate) fn artefacts() -> PathBuf {
     std::env::var_os("PORTCULLIS_LAB").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join(".lab"),
         PathBuf::from,

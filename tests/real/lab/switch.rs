@@ -170,6 +170,26 @@ impl Switch {
             .unwrap_or(0)
     }
 
+    /// The virtio features that a port's guest accepted, by name.
+    pub(crate) fn features(&self, name: &str) -> Vec<String> {
+        let port = self.port(name);
+        let features = port["features"].as_array();
+        let features = features.unwrap_or_else(|| panic!("features: {port}"));
+        features
+            .iter()
+            .filter_map(|feature| feature.as_str().map(str::to_owned))
+            .collect()
+    }
+
+    /// How many rings of a port run.
+    pub(crate) fn rings(&self, name: &str) -> usize {
+        let port = self.port(name);
+        port["rings"]
+            .as_array()
+            .unwrap_or_else(|| panic!("rings: {port}"))
+            .len()
+    }
+
     /// Waits until each of `ports` is in use by a guest.
     pub(crate) fn await_running(&self, ports: &[&str]) {
         for name in ports {
