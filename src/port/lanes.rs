@@ -204,9 +204,12 @@ const ANNOUNCE: u64 = 1 << 48;
 
 impl Lanes {
     /// The lanes of port `id`, with room for `pairs` queue pairs, polled by the worker behind `door`.
+    ///
+    /// There are two at least: cloud-hypervisor takes the number that is announced (vhost-user: GET_QUEUE_NUM) for one of
+    /// rings, and would find no room for a single pair.
     #[must_use]
     pub fn new(id: PortId, pairs: u16, door: Arc<Door>, bell: Arc<FaultBell>) -> Arc<Self> {
-        let pairs = pairs.clamp(1, MAX_PAIRS);
+        let pairs = pairs.clamp(2, MAX_PAIRS);
         Arc::new(Self {
             id,
             counters: PortCounters::default(),

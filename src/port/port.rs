@@ -418,8 +418,8 @@ impl Port {
                 Ok(Accepted::Nobody) => return,
                 Ok(Accepted::Exhausted) => return self.look_away(now),
                 Err(error) => {
-                    self.say(now, |name, held| {
-                        tracing::error!(port = name, %error, held, "cannot accept connections");
+                    self.say(now, |name, suppressed| {
+                        tracing::error!(port = name, %error, suppressed, "cannot accept connections");
                     });
                     return self.look_away(now);
                 }
@@ -437,12 +437,12 @@ impl Port {
         drop(socket);
         self.lanes.counters().events.connections_refused.increment();
         let (pid, uid) = (peer.and_then(|peer| peer.pid), peer.map(|peer| peer.uid));
-        self.say(now, |name, held| {
+        self.say(now, |name, suppressed| {
             tracing::warn!(
                 port = name,
                 pid,
                 uid,
-                held,
+                suppressed,
                 "refused a connection: the port is in use"
             );
         });
@@ -452,8 +452,8 @@ impl Port {
         let peer = Peer::of(&socket).ok();
         let token = EventData::new_u64(Source::Connection.token(self.lanes.id()));
         if let Err(error) = epoll::add(&self.epoll, &socket, token, EventFlags::IN) {
-            self.say(now, |name, held| {
-                tracing::error!(port = name, %error, held, "cannot watch a connection");
+            self.say(now, |name, suppressed| {
+                tracing::error!(port = name, %error, suppressed, "cannot watch a connection");
             });
             self.again = Some(now.after_millis(RETRY));
             return;
@@ -467,8 +467,8 @@ impl Port {
         }));
         self.lanes.counters().events.connections.increment();
         let (pid, uid) = (peer.and_then(|peer| peer.pid), peer.map(|peer| peer.uid));
-        self.say(now, |name, held| {
-            tracing::info!(port = name, pid, uid, held, "front-end connected");
+        self.say(now, |name, suppressed| {
+            tracing::info!(port = name, pid, uid, suppressed, "front-end connected");
         });
     }
 
@@ -489,7 +489,14 @@ impl Port {
             session.readable(&mut device, now)
         }));
         let end = match step {
-            Ok(Ok(())) => return self.watch_connection(),
+            Ok(Ok(())) => {
+                if let Some(complaint) = session.take_complaint() {
+                    self.say(now, |name, suppressed| {
+                        tracing::warn!(port = name, complaint, suppressed, "refused a request");
+                    });
+                }
+                return self.watch_connection();
+            }
             Ok(Err(end)) => End::Session(end),
             Err(_) => End::Fault(Fault::Panicked),
         };
@@ -535,7 +542,7 @@ impl Port {
         }
         self.say(
             now,
-            |name, held| tracing::info!(port = name, reason = %end, held, "front-end gone"),
+            |name, suppressed| tracing::info!(port = name, reason = %end, suppressed, "front-end gone"),
         );
         if matches!(self.setup.endpoint, Endpoint::Connect(_)) {
             self.again = Some(now.after_millis(RETRY));
@@ -545,12 +552,12 @@ impl Port {
     fn quarantine(&mut self, why: String, now: Tick) {
         self.lanes.counters().events.faults.increment();
         let wait = self.back_off.strike(now);
-        self.say(now, |name, held| {
+        self.say(now, |name, suppressed| {
             tracing::warn!(
                 port = name,
                 reason = why,
                 wait_ms = wait,
-                held,
+                suppressed,
                 "connection closed for a fault"
             );
         });
@@ -592,10 +599,10 @@ impl Port {
         }
     }
 
-    /// Logs, within the port's limit; `held` is the number of lines that were not written before.
-    fn say(&self, now: Tick, line: impl FnOnce(&str, u64)) {
+    /// Logs, within the port's limit; `suppressed` is the number of lines that were held back before, if any.
+    fn say(&self, now: Tick, line: impl FnOnce(&str, Option<u64>)) {
         if let Some(held) = self.log.admit(now) {
-            line(&self.setup.name, held);
+            line(&self.setup.name, (held > 0).then_some(held));
         }
     }
 }

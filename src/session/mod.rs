@@ -65,9 +65,6 @@ pub use refusal::{Broken, Refusal, SessionEnd};
 /// other.
 const MESSAGES_AT_ONCE: usize = 64;
 
-/// Refusals of one connection that are logged; the others are only counted.
-const LOGGED_REFUSALS: u64 = 4;
-
 /// Why a device would not start a ring.
 pub type StartError = Box<dyn Error + Send + Sync>;
 
@@ -159,6 +156,8 @@ pub struct Session {
     backend: Backend,
     served: u64,
     refused: u64,
+    /// The last refusal, until somebody asks.
+    complaint: Option<String>,
 }
 
 impl Session {
@@ -181,6 +180,7 @@ impl Session {
             backend,
             served: 0,
             refused: 0,
+            complaint: None,
         }
     }
 
@@ -234,9 +234,7 @@ impl Session {
         };
         let request = dispatch::name(header.request);
         self.refused = self.refused.saturating_add(1);
-        if self.refused <= LOGGED_REFUSALS {
-            tracing::warn!(%request, %refusal, "refused");
-        }
+        self.complaint = Some(format!("{request}: {refusal}"));
         if asks && !replies {
             return self.wire.reply(header.request, &1u64.to_ne_bytes(), now);
         }
@@ -286,6 +284,11 @@ impl Session {
     #[must_use]
     pub fn has_spoken(&self) -> bool {
         self.served.saturating_add(self.refused) > 0
+    }
+
+    /// The last refusal since this was asked before, for the log.
+    pub fn take_complaint(&mut self) -> Option<String> {
+        self.complaint.take()
     }
 
     /// Whether any ring runs.
