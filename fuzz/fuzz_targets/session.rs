@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use portcullis::clock::Tick;
 use portcullis::memory::{Call, Limits, mapped_bytes};
 use portcullis::ring::{Budget, ChainBurst, Negotiated, RxRing, Slots, TxRing};
 use portcullis::session::{Device, RingSetup, Session, StartError};
@@ -159,7 +158,7 @@ fn run(input: &Input) {
     let mut seconds = 0;
     for act in ready.chain(input.acts.iter().take(64)) {
         seconds += front_end.act(act);
-        let now = Tick::from_secs(seconds);
+        let now = seconds * 1_000;
         let alive = session
             .readable(&mut device, now)
             .and_then(|()| session.writable(now))

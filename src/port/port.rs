@@ -270,7 +270,7 @@ impl Port {
             State::Quarantined { until, .. } => Some(*until),
             State::Connected(connection) => [
                 self.handshake_deadline(connection),
-                connection.session.deadline(),
+                connection.session.deadline().map(Tick::from_millis),
             ]
             .into_iter()
             .flatten()
@@ -297,7 +297,7 @@ impl Port {
                 {
                     return self.end(&End::Silent, now);
                 }
-                if let Err(end) = connection.session.expired(now) {
+                if let Err(end) = connection.session.expired(now.as_millis()) {
                     return self.end(&End::Session(end), now);
                 }
             }
@@ -485,8 +485,8 @@ impl Port {
         // A panic here is a bug of ours that a front-end reached. It costs this port its connection (the session is
         // not used again but to be taken down) and nobody else anything.
         let step = catch_unwind(AssertUnwindSafe(|| {
-            session.writable(now)?;
-            session.readable(&mut device, now)
+            session.writable(now.as_millis())?;
+            session.readable(&mut device, now.as_millis())
         }));
         let end = match step {
             Ok(Ok(())) => {

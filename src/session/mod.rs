@@ -51,7 +51,6 @@ use std::sync::Arc;
 
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 
-use crate::clock::Tick;
 use crate::memory::{Call, GuestMemory, Kick, Limits};
 use crate::ring::Layout;
 
@@ -64,6 +63,9 @@ pub use refusal::{Broken, Refusal, SessionEnd};
 /// Messages that one call of [`Session::readable`] handles at most, so that a talkative front-end delays no
 /// other.
 const MESSAGES_AT_ONCE: usize = 64;
+
+/// A moment: milliseconds on a monotonic clock. The clock is the law's, and the law is not known here.
+pub type Millis = u64;
 
 /// Why a device would not start a ring.
 pub type StartError = Box<dyn Error + Send + Sync>;
@@ -188,7 +190,7 @@ impl Session {
     ///
     /// # Errors
     /// The connection is over: [`Session::close`] is to be called.
-    pub fn readable(&mut self, device: &mut dyn Device, now: Tick) -> Result<(), SessionEnd> {
+    pub fn readable(&mut self, device: &mut dyn Device, now: Millis) -> Result<(), SessionEnd> {
         for _ in 0..MESSAGES_AT_ONCE {
             let Some(message) = self.wire.receive(now)? else {
                 return Ok(());
@@ -219,7 +221,7 @@ impl Session {
         header: message::Header,
         replies: bool,
         result: Result<Answer, Refusal>,
-        now: Tick,
+        now: Millis,
     ) -> Result<(), SessionEnd> {
         let asks = header.need_reply && self.backend.protocol & Protocol::REPLY_ACK.bits() != 0;
         let refusal = match result {
@@ -249,7 +251,7 @@ impl Session {
     ///
     /// # Errors
     /// The connection is over.
-    pub fn writable(&mut self, now: Tick) -> Result<(), SessionEnd> {
+    pub fn writable(&mut self, now: Millis) -> Result<(), SessionEnd> {
         self.wire.flush(now)
     }
 
@@ -261,7 +263,7 @@ impl Session {
 
     /// When [`Session::expired`] is to be asked, if the front-end does nothing until then.
     #[must_use]
-    pub fn deadline(&self) -> Option<Tick> {
+    pub fn deadline(&self) -> Option<Millis> {
         self.wire.deadline()
     }
 
@@ -269,7 +271,7 @@ impl Session {
     ///
     /// # Errors
     /// It did, and the connection is over.
-    pub fn expired(&self, now: Tick) -> Result<(), SessionEnd> {
+    pub fn expired(&self, now: Millis) -> Result<(), SessionEnd> {
         self.wire.overdue(now).map_or(Ok(()), Err)
     }
 

@@ -27,12 +27,12 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
 };
 
+use super::Millis;
 use super::message::{HEADER_LEN, Header, MAX_BODY, MAX_FDS, reply_header};
 use super::refusal::{Broken, SessionEnd};
-use crate::clock::Tick;
 
 /// A message that was begun must be finished, and a reply taken, within this time, in milliseconds.
-pub(super) const PATIENCE: u64 = 5_000;
+pub(super) const PATIENCE: Millis = 5_000;
 
 /// Bytes of replies that may wait for the front-end to read them. A reply has 20.
 pub(super) const MAX_UNREAD: usize = 16 * 1024;
@@ -47,10 +47,10 @@ pub(super) struct Wire {
     header: Option<Header>,
     fds: Vec<OwnedFd>,
     /// When the first byte of an unfinished message came.
-    begun: Option<Tick>,
+    begun: Option<Millis>,
     unread: Vec<u8>,
     /// Since when replies wait.
-    waiting: Option<Tick>,
+    waiting: Option<Millis>,
 }
 
 /// A whole message.
@@ -80,7 +80,7 @@ impl Wire {
     ///
     /// # Errors
     /// The connection is over.
-    pub(super) fn receive(&mut self, now: Tick) -> Result<Option<Message<'_>>, SessionEnd> {
+    pub(super) fn receive(&mut self, now: Millis) -> Result<Option<Message<'_>>, SessionEnd> {
         loop {
             let wanted = match self.header {
                 None => HEADER_LEN,
@@ -150,7 +150,12 @@ impl Wire {
     ///
     /// # Errors
     /// More than [`MAX_UNREAD`] bytes wait, or the socket failed.
-    pub(super) fn reply(&mut self, request: u32, body: &[u8], now: Tick) -> Result<(), SessionEnd> {
+    pub(super) fn reply(
+        &mut self,
+        request: u32,
+        body: &[u8],
+        now: Millis,
+    ) -> Result<(), SessionEnd> {
         let size = u32::try_from(body.len()).unwrap_or(0);
         let waiting = self
             .unread
@@ -169,7 +174,7 @@ impl Wire {
     ///
     /// # Errors
     /// The socket failed.
-    pub(super) fn flush(&mut self, now: Tick) -> Result<(), SessionEnd> {
+    pub(super) fn flush(&mut self, now: Millis) -> Result<(), SessionEnd> {
         while !self.unread.is_empty() {
             match send(
                 &self.socket,
@@ -196,18 +201,19 @@ impl Wire {
     }
 
     /// When patience with a half message or an unread reply ends.
-    pub(super) fn deadline(&self) -> Option<Tick> {
+    pub(super) fn deadline(&self) -> Option<Millis> {
         [self.begun, self.waiting]
             .into_iter()
             .flatten()
             .min()
-            .map(|since| since.after_millis(PATIENCE))
+            .map(|since| since.saturating_add(PATIENCE))
     }
 
     /// Whether patience has ended.
-    pub(super) fn overdue(&self, now: Tick) -> Option<SessionEnd> {
-        let over =
-            |since: Option<Tick>| since.is_some_and(|since| now.millis_since(since) >= PATIENCE);
+    pub(super) fn overdue(&self, now: Millis) -> Option<SessionEnd> {
+        let over = |since: Option<Millis>| {
+            since.is_some_and(|since| now.saturating_sub(since) >= PATIENCE)
+        };
         if over(self.begun) {
             return Some(SessionEnd::Stalled);
         }

@@ -162,7 +162,7 @@ struct Front {
     stream: UnixStream,
     session: Session,
     device: Mock,
-    now: Tick,
+    now: Millis,
 }
 
 impl Front {
@@ -184,7 +184,7 @@ impl Front {
             stream: ours,
             session,
             device,
-            now: Tick::from_secs(1),
+            now: 1_000,
         }
     }
 

@@ -103,10 +103,10 @@ fn p_3_a_message_that_is_not_finished_in_time_ends_the_connection() {
         assert_eq!(front.session.deadline(), None);
         front.send_raw(&whole[..cut], &[]);
         front.step().unwrap();
-        let deadline = front.now.after_millis(PATIENCE);
+        let deadline = front.now + PATIENCE;
         assert_eq!(front.session.deadline(), Some(deadline));
         // More bytes do not buy more time.
-        front.now = front.now.after_millis(PATIENCE - 1);
+        front.now = front.now + PATIENCE - 1;
         front.send_raw(&whole[cut..cut + 1], &[]);
         front.step().unwrap();
         if cut < 19 {
@@ -309,7 +309,7 @@ fn p_28_a_reply_that_waits_is_sent_when_it_is_taken_or_ends_the_connection() {
         front.step().unwrap();
     }
     let deadline = front.session.deadline().unwrap();
-    assert_eq!(deadline, front.now.after_millis(PATIENCE));
+    assert_eq!(deadline, front.now + PATIENCE);
     assert!(matches!(
         front.session.expired(deadline),
         Err(SessionEnd::Unread)
