@@ -334,17 +334,17 @@ fn q_9_malformed_rx_chains_go_back_empty_and_the_frame_takes_the_next() {
             let mut slots = Slots::new();
             buffers(&driver, 8, 1000);
             write(&driver);
-            driver.offer([1, 5]);
+            // The malformed chain comes first, and behind a good one, where it is copied ahead.
+            driver.offer([1, 5, 1, 6]);
             ring.begin().unwrap();
-            assert_eq!(
-                deliver(&driver, &mut ring, &mut slots, 72, 1),
-                Ok(1),
-                "{fault}"
-            );
+            for salt in 1..3 {
+                let got = deliver(&driver, &mut ring, &mut slots, 72, salt);
+                assert_eq!(got, Ok(1), "{fault}");
+            }
             ring.publish();
-            assert_eq!(driver.returned(), [(1, 0), (5, 72)]);
+            assert_eq!(driver.returned(), [(1, 0), (5, 72), (1, 0), (6, 72)]);
             let malformed = Malformed {
-                count: 1,
+                count: 2,
                 last: Some(fault),
             };
             assert_eq!(ring.take_malformed(), malformed);
@@ -430,16 +430,24 @@ fn q_10_an_rx_chain_may_be_cut_anywhere() {
 
 #[test]
 fn q_6_an_rx_buffer_may_go_on_in_the_adjacent_region() {
-    let mut driver = Driver::new(8, 0);
-    let mut ring = ring(&driver, false);
-    let mut slots = Slots::new();
-    driver.desc(0, SEAM - 5, 1000, WRITE, 0);
-    driver.offer([0]);
-    ring.begin().unwrap();
-    assert_eq!(deliver(&driver, &mut ring, &mut slots, 72, 1), Ok(1));
-    ring.publish();
-    let seen = [driver.peek(SEAM - 5, 5), driver.peek(SEAM, 67)];
-    assert_eq!(seen.concat(), pattern(72, 1));
+    for mergeable in [false, true] {
+        let mut driver = Driver::new(8, 0);
+        let mut ring = ring(&driver, mergeable);
+        let mut slots = Slots::new();
+        driver.desc(0, SEAM - 5, 1000, WRITE, 0);
+        driver.desc(1, SEAM - 7, 1000, WRITE, 0);
+        driver.offer([0, 1]);
+        ring.begin().unwrap();
+        // The second is copied ahead with the first, and so judged in the short way first.
+        assert_eq!(deliver(&driver, &mut ring, &mut slots, 72, 1), Ok(1));
+        let seen = [driver.peek(SEAM - 5, 5), driver.peek(SEAM, 67)];
+        assert_eq!(seen.concat(), pattern(72, 1));
+        assert_eq!(deliver(&driver, &mut ring, &mut slots, 72, 2), Ok(1));
+        ring.publish();
+        let seen = [driver.peek(SEAM - 7, 7), driver.peek(SEAM, 65)];
+        assert_eq!(seen.concat(), pattern(72, 2));
+        assert_eq!(driver.returned(), [(0, 72), (1, 72)]);
+    }
 }
 
 #[test]
