@@ -4,12 +4,12 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use portcullis::frame::{Frame, Network, Transport};
-use portcullis_fuzz::frames::Template;
+use portcullis_fuzz::frames::{Over, Template};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
     template: Template,
-    over: &'a [u8],
+    over: Over<'a>,
     more: u16,
     mend: bool,
     snapshot: u8,

@@ -10,7 +10,7 @@ use portcullis::clock::Tick;
 use portcullis::counters::PortId;
 use portcullis::datapath::Gate;
 use portcullis::datapath::crank::Crank;
-use portcullis::datapath::offload::Headers;
+use portcullis::datapath::offload::{Family, Headers, Transport};
 use portcullis::fabric::{Fabric, Fdb, FdbLimits, GroupId, Mode, PortRow, VidSet, VlanMembership};
 use portcullis::frame::{Frame, Vid};
 use portcullis::policy::Policy;
@@ -18,7 +18,7 @@ use portcullis::port::door::Door;
 use portcullis::port::lanes::{FaultBell, LaneSetup, Lanes};
 use portcullis::ring::features::*;
 use portcullis::ring::vnet::{self, VnetHeader};
-use portcullis_fuzz::frames::Template;
+use portcullis_fuzz::frames::{Over, Template};
 use portcullis_fuzz::guest::{Guest, Shape, Step, poke};
 use portcullis_fuzz::victim::{Received, Victim};
 
@@ -31,6 +31,12 @@ const MODERN: u64 = VIRTIO_F_VERSION_1
     | VIRTIO_NET_F_GUEST_ECN
     | VIRTIO_NET_F_GUEST_USO4
     | VIRTIO_NET_F_GUEST_USO6;
+/// Everything that a sender can.
+const ASKS: u64 = VIRTIO_NET_F_CSUM
+    | VIRTIO_NET_F_HOST_TSO4
+    | VIRTIO_NET_F_HOST_TSO6
+    | VIRTIO_NET_F_HOST_ECN
+    | VIRTIO_NET_F_HOST_USO;
 /// The receivers, by port: the attacker is port 0. The last is one that it may not reach.
 const RECEIVERS: [u64; 4] = [
     MODERN,
@@ -46,7 +52,9 @@ const VID: u16 = 7;
 struct Input<'a> {
     tx: Shape,
     rx: Shape,
+    /// What the attacker negotiated: anything, and perhaps all that it may ask of us.
     features: u64,
+    asks: bool,
     mtu: Option<u16>,
     acts: Vec<Act<'a>>,
 }
@@ -57,12 +65,11 @@ enum Act<'a> {
     Tx(Step),
     /// The same with the receive ring.
     Rx(Step),
-    /// Sends a frame as a driver would, with a header that may be aimed well.
+    /// Sends a frame as a driver would.
     Send {
-        header: [u8; vnet::LEGACY_LEN],
-        aim: bool,
+        header: Header,
         template: Template,
-        over: &'a [u8],
+        over: Over<'a>,
         more: u16,
         mend: bool,
     },
@@ -70,6 +77,50 @@ enum Act<'a> {
     Broadcast { from: u8 },
     /// The switch works.
     Turn,
+}
+
+/// The virtio-net header of a frame.
+#[derive(Arbitrary, Debug)]
+enum Header {
+    Any([u8; vnet::LEGACY_LEN]),
+    Nothing,
+    /// As a driver leaves the checksum to the device.
+    Checksum,
+    /// As a driver leaves the cut to the device.
+    Gso {
+        size: u16,
+        ecn: bool,
+    },
+}
+
+impl Header {
+    fn of(&self, frame: &[u8]) -> VnetHeader {
+        let parsed = Frame::parse(frame, frame.len() as u32).ok();
+        let (Some(Ok(Some(headers))), false) = (
+            parsed.map(|frame| Headers::of(&frame)),
+            matches!(self, Self::Any(_) | Self::Nothing),
+        ) else {
+            return match self {
+                Self::Any(bytes) => VnetHeader::parse(bytes),
+                _ => VnetHeader::default(),
+            };
+        };
+        let mut header = VnetHeader {
+            flags: vnet::NEEDS_CSUM,
+            csum_start: headers.l4,
+            csum_offset: headers.transport.checksum_offset(),
+            ..VnetHeader::default()
+        };
+        if let Self::Gso { size, ecn } = self {
+            header.gso_size = *size % 4096;
+            header.gso_type = match (headers.family, headers.transport) {
+                (Family::V4, Transport::Tcp) => vnet::GSO_TCPV4,
+                (Family::V6, Transport::Tcp) => vnet::GSO_TCPV6,
+                (_, Transport::Udp) => vnet::GSO_UDP_L4,
+            } | if *ecn { vnet::GSO_ECN } else { 0 };
+        }
+        header
+    }
 }
 
 fn vid() -> Vid {
@@ -212,6 +263,7 @@ fn broadcast(from: usize) -> [u8; 60] {
 fuzz_target!(|input: Input<'_>| run(&input));
 
 fn run(input: &Input<'_>) {
+    let features = input.features | if input.asks { ASKS } else { 0 };
     let mut switch = Switch::new(input.mtu);
     let attacker = Guest::new(&input.tx);
     let receiver = attacker.and(&input.rx, 0x4000);
@@ -219,14 +271,14 @@ fn run(input: &Input<'_>) {
         let setup = LaneSetup {
             memory: guest.memory.clone(),
             layout: guest.layout(),
-            features: input.features,
+            features,
             kick: None,
             call: None,
             enabled: true,
         };
         let _ = switch.lanes[0].start(index, setup);
     }
-    let header_len = portcullis::ring::Negotiated::from_features(input.features).header_len;
+    let header_len = portcullis::ring::Negotiated::from_features(features).header_len;
     for (seconds, act) in input.acts.iter().take(48).enumerate() {
         match act {
             Act::Tx(Step::Visit { .. }) | Act::Rx(Step::Visit { .. }) | Act::Turn => {
@@ -236,23 +288,18 @@ fn run(input: &Input<'_>) {
             Act::Rx(step) => receiver.drive(step),
             Act::Send {
                 header,
-                aim,
                 template,
                 over,
                 more,
                 mend,
             } => {
-                let frame = template.frame(over, *more % 0x6000, *mend);
-                let mut header = VnetHeader::parse(header);
-                let parsed = Frame::parse(&frame, frame.len() as u32).ok();
-                if let (true, Some(Ok(Some(headers)))) = (aim, parsed.map(|f| Headers::of(&f))) {
-                    header.flags |= vnet::NEEDS_CSUM;
-                    header.csum_start = headers.l4;
-                    header.csum_offset = headers.transport.checksum_offset();
-                }
-                let bytes = [&header.encode()[..header_len], &frame].concat();
+                let right = matches!(header, Header::Checksum | Header::Gso { .. });
+                let frame = template.frame(*over, *more % 0x6000, *mend || right);
+                let header = header.of(&frame).encode();
+                let bytes = [&header[..header_len], &frame].concat();
                 poke(&attacker.memory, 0x8000, &bytes);
                 attacker.send(0x8000, bytes.len() as u32);
+                switch.turn(seconds as u64);
             }
             Act::Broadcast { from } => {
                 let from = usize::from(*from) % switch.victims.len();

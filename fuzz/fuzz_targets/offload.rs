@@ -8,7 +8,7 @@ use portcullis::datapath::offload::{
 };
 use portcullis::frame::Frame;
 use portcullis::ring::vnet::{self, VnetHeader};
-use portcullis_fuzz::frames::Template;
+use portcullis_fuzz::frames::{Over, Template};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
@@ -21,7 +21,7 @@ struct Input<'a> {
     template: Template,
     more: u16,
     mend: bool,
-    over: &'a [u8],
+    over: Over<'a>,
 }
 
 fn headers(bytes: &[u8]) -> Option<Headers> {

@@ -18,16 +18,31 @@ pub enum Template {
     Arp,
 }
 
+/// What an input changes of a template: xored over it.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum Over<'a> {
+    Nothing,
+    /// One place.
+    At(u8, [u8; 2]),
+    /// From the beginning on, and longer than the template if need be.
+    All(&'a [u8]),
+}
+
 impl Template {
-    /// The frame: the template, with `bytes` xored over it from its beginning on, and `more` payload.
-    /// `mend`: the IP length is set to what it is in the end.
-    pub fn frame(self, bytes: &[u8], more: u16, mend: bool) -> Vec<u8> {
+    /// The frame: the template, changed, with `more` bytes of payload. `mend`: the IP length is set to what
+    /// it is in the end.
+    pub fn frame(self, over: Over<'_>, more: u16, mend: bool) -> Vec<u8> {
+        let (at, bytes) = match &over {
+            Over::Nothing => (0, [].as_slice()),
+            Over::At(at, bytes) => (usize::from(*at), bytes.as_slice()),
+            Over::All(bytes) => (0, *bytes),
+        };
         let mut frame = self.bytes();
         if frame.len() < bytes.len() {
             frame.resize(bytes.len(), 0);
         }
         frame.resize(frame.len() + usize::from(more), 0x5a);
-        for (byte, over) in frame.iter_mut().zip(bytes) {
+        for (byte, over) in frame.iter_mut().skip(at).zip(bytes) {
             *byte ^= over;
         }
         if mend {
