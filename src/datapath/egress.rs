@@ -1,8 +1,12 @@
 //! Into the receivers' rings.
 //!
 //! A burst arrives sorted by receiver (see [`super::fanout`]). For each receiver: enter its ring once, reserve chains
-//! for all frames, copy all frames, then publish all of them with one store and notify once. Reserving first lets the
-//! destinations' lines be on their way while earlier frames are copied.
+//! for all frames, then copy all frames. Reserving first lets the destinations' lines be on their way while earlier
+//! frames are copied. When everybody has been served and the sender has its buffers back, each receiver is published
+//! with one store and notified once ([`Egress::publish`]).
+//!
+//! - *Lost, never duplicated.* The sender's buffers are returned before a receiver is told: a switch that is killed
+//!   between the two loses the frames; the other way round, its successor would find them offered once more (O-1).
 //!
 //! - *All or nothing.* Nothing is published before every byte and header of it is written. When the
 //!   memory of either side failed meanwhile, the receiver's whole visit is abandoned: its used index does not move.
@@ -10,14 +14,15 @@
 //! - *Offloads* that the receiver did not negotiate are completed on a private linear copy.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 use super::offload::{Checksum, Delivery, Offload, Segment, Segmenter, complete_checksum};
 use super::slot::{Cursor, FRAME_MAX, HEADER_MAX, Slot, Slots, bytes_of};
-use crate::counters::{DropReason, Tally};
+use crate::counters::{DropReason, MAX_PORTS, PortId, Tally};
 use crate::fabric::{EgressTag, Fabric};
 use crate::frame::{Frame, vlan};
 use crate::memory::{Extent, GuestMemory};
-use crate::port::lanes::{Fault, Lanes, RxLane};
+use crate::port::lanes::{Fault, Lanes, MAX_PAIRS, RxLane};
 use crate::ring::vnet::VnetHeader;
 use crate::ring::{BURST, ChainBurst, ReserveError, Reserved, Slots as Places};
 
@@ -109,18 +114,14 @@ pub(crate) struct Egress {
     pending: Vec<Pending>,
     linear: Vec<u8>,
     tally: Tally,
+    /// Receive rings that were written to in this burst, each once.
+    unpublished: Vec<(PortId, u16)>,
     /// Keys the choice of a receiver's queue, so that no guest can aim at one.
     flow_seed: u64,
     /// Extra work that the last delivery cost its sender: frames beyond one for each slot.
     pub(crate) extra_frames: u32,
     /// Extra bytes, likewise.
     pub(crate) extra_bytes: u64,
-}
-
-/// What a visit to one receive ring found.
-enum Visit {
-    Done { notify: bool },
-    Abandoned,
 }
 
 impl Egress {
@@ -130,6 +131,7 @@ impl Egress {
             pending: Vec::with_capacity(BURST),
             linear: vec![0; FRAME_MAX as usize],
             tally: Tally::new(),
+            unpublished: Vec::with_capacity(MAX_PORTS * usize::from(MAX_PAIRS)),
             flow_seed: RandomState::new().hash_one(BURST),
             extra_frames: 0,
             extra_bytes: 0,
@@ -216,6 +218,10 @@ impl Egress {
             return self.lose_all(slots, list, DropReason::ReceiverFault);
         }
         if let Err(broken) = lane.ring.begin() {
+            if lane.ring.memory().faulted() {
+                to.raise(Fault::MemoryLost);
+                return self.lose_all(slots, list, DropReason::ReceiverFault);
+            }
             lane.broken = Some(broken);
             to.counters().events.faults.increment();
             return self.lose_all(slots, list, DropReason::ReceiverFault);
@@ -227,17 +233,35 @@ impl Egress {
             .events
             .malformed_chains
             .add(u64::from(malformed.count));
-        match self.conclude(source, slots, lane, to) {
-            Visit::Done { notify: true } => {
-                let call = lane.call.clone();
-                drop(guard);
-                to.counters().events.calls.increment();
-                if call.is_some_and(|call| call.ring().is_err()) {
-                    to.raise(Fault::CallBlocked);
-                }
+        if self.conclude(source, slots, lane, to) && !std::mem::replace(&mut lane.unpublished, true)
+        {
+            self.unpublished.push((to.id(), pair));
+        }
+    }
+
+    /// Tells every receiver of the burst what it has got. To be called when the sender's buffers have been returned.
+    pub(crate) fn publish(&mut self, ports: &[Arc<Lanes>]) {
+        for (port, pair) in self.unpublished.drain(..) {
+            let Some(to) = ports.get(port.index()) else {
+                continue;
+            };
+            let mut guard = to.rx(pair);
+            let Some(lane) = guard.as_mut().and_then(|slot| slot.as_mut()) else {
+                continue;
+            };
+            if !std::mem::replace(&mut lane.unpublished, false) {
+                continue;
             }
-            Visit::Done { notify: false } => to.counters().events.calls_suppressed.increment(),
-            Visit::Abandoned => {}
+            if !lane.ring.publish() {
+                to.counters().events.calls_suppressed.increment();
+                continue;
+            }
+            let call = lane.call.clone();
+            drop(guard);
+            to.counters().events.calls.increment();
+            if call.is_some_and(|call| call.ring().is_err()) {
+                to.raise(Fault::CallBlocked);
+            }
         }
     }
 
@@ -472,14 +496,14 @@ impl Egress {
         Ok(slot.len as usize)
     }
 
-    /// Publishes the visit, or abandons it when the memory of either side failed.
+    /// Keeps what was written, or abandons the visit when the memory of either side failed.
     fn conclude(
         &mut self,
         source: Source<'_>,
         slots: &mut Slots,
         lane: &mut RxLane,
         to: &Lanes,
-    ) -> Visit {
+    ) -> bool {
         let reason = if lane.ring.memory().faulted() {
             to.raise(Fault::MemoryLost);
             Some(DropReason::ReceiverFault)
@@ -496,7 +520,7 @@ impl Egress {
                     slot.refused(reason);
                 }
             }
-            return Visit::Abandoned;
+            return false;
         }
         for pending in self.pending.drain(..) {
             if let Some(slot) = slots.get_mut(pending.slot) {
@@ -504,9 +528,7 @@ impl Egress {
                 slot.delivered();
             }
         }
-        Visit::Done {
-            notify: lane.ring.publish(),
-        }
+        true
     }
 
     fn lose_all(&mut self, slots: &mut Slots, list: impl Iterator<Item = u8>, reason: DropReason) {

@@ -84,8 +84,17 @@ impl Step {
         };
         let before = budget;
         match lane.ring.collect(&mut self.chains, &mut budget) {
+            Ok(0) if lane.ring.memory().faulted() => {
+                lanes.raise(Fault::MemoryLost);
+                return Visit::Gone;
+            }
             Ok(0) => return Visit::Idle,
             Ok(_) => {}
+            // Memory that was lost reads as zeros, and zeros look like an index that jumped: the cause comes first.
+            Err(_) if lane.ring.memory().faulted() => {
+                lanes.raise(Fault::MemoryLost);
+                return Visit::Gone;
+            }
             Err(broken) => {
                 lane.broken = Some(broken);
                 lanes.counters().events.faults.increment();
@@ -205,7 +214,9 @@ impl Step {
             gate,
         );
         lane.ring.complete(&self.chains);
+        // Before anybody is told, so that whoever has a frame finds it in the books.
         self.count(lanes, count);
+        self.egress.publish(ports);
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
@@ -257,6 +268,7 @@ impl Step {
             gate,
         );
         self.count(lanes, 1);
+        self.egress.publish(ports);
     }
 
     /// After a panic: forgets the burst, counts its frames as abandoned, and takes back what it had reserved anywhere.

@@ -110,6 +110,8 @@ pub struct TxLane {
 
 /// A receive ring in its slot: the switch writes, the guest receives.
 pub struct RxLane {
+    /// Frames were written that the guest has not been told of; some worker has this ring on its list.
+    pub(crate) unpublished: bool,
     pub(crate) ring: RxRing,
     pub(crate) call: Option<Arc<Call>>,
     pub(crate) features: u64,
@@ -257,6 +259,7 @@ impl Lanes {
                 return Err(LaneError::Running);
             }
             *slot = Some(RxLane {
+                unpublished: false,
                 ring: RxRing::start(setup.memory, setup.layout, negotiated)?,
                 call: setup.call,
                 features: setup.features,

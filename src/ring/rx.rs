@@ -122,6 +122,8 @@ pub struct RxRing {
     hint: RegionHint,
     /// Used elements not yet published, one for each head in flight: room for a full ring.
     staged: Box<[[u8; 8]]>,
+    /// Where the present burst began: what `abandon` leaves alone.
+    mark: u16,
     hopeless: Option<Hopeless>,
     malformed: Malformed,
     notifier: Notifier,
@@ -147,6 +149,7 @@ impl RxRing {
             ahead: Ahead::new(),
             hint: RegionHint::default(),
             staged: vec![[0; 8]; usize::from(rings.size())].into_boxed_slice(),
+            mark: cursor.popped,
             hopeless: None,
             malformed: Malformed::default(),
             rings,
@@ -184,6 +187,7 @@ impl RxRing {
         }
         self.avail = avail;
         self.allowance = RX_DESCRIPTORS;
+        self.mark = self.cursor.popped;
         Ok(())
     }
 
@@ -321,13 +325,14 @@ impl RxRing {
             self.staged.get(..in_flight).unwrap_or_default(),
         );
         self.cursor.returned = self.cursor.popped;
+        self.mark = self.cursor.popped;
         self.rings.store_used_idx(self.cursor.returned);
         self.notifier.wanted(&self.rings, self.cursor.returned)
     }
 
-    /// Forgets what was reserved and not published. The driver never hears of it.
+    /// Forgets what was reserved since [`begin`](Self::begin). The driver never hears of it.
     pub fn abandon(&mut self) {
-        self.cursor.popped = self.cursor.returned;
+        self.cursor.popped = self.mark;
         self.hopeless = None;
     }
 
