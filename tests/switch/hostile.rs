@@ -1,0 +1,228 @@
+//! What attackers try, by the names of the threat model. A pair of victims talks throughout; the attacker's own port pays.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use portcullis::guest::{Descriptor, Guest, desc_flag};
+
+use crate::rig::{Switch, Victims, expect, frame, mac, until};
+
+const PORTS: [(&str, &str); 4] = [("a", ""), ("b", ""), ("mallory", ""), ("witness", "")];
+
+fn descriptors(switch: &Switch) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", switch.pid()))
+        .unwrap()
+        .count()
+}
+
+fn mappings(switch: &Switch) -> usize {
+    std::fs::read_to_string(format!("/proc/{}/maps", switch.pid()))
+        .unwrap()
+        .lines()
+        .count()
+}
+
+/// Runs an attack between two talks of the victims and checks that nothing of it stays.
+fn attacked(attack: impl FnOnce(&Switch, &mut Victims)) {
+    let mut switch = Switch::start(&PORTS);
+    let mut victims = Victims::plug(&switch, "a", "b");
+    // Once before, so that what a first guest brings along is there already.
+    drop(switch.guest("mallory", mac(66)));
+    switch.await_state("mallory", "waiting");
+    let (fds, maps) = (descriptors(&switch), mappings(&switch));
+    attack(&switch, &mut victims);
+    victims.talk(50);
+    assert!(switch.is_alive());
+    assert!(!switch.log().contains("panicked"), "{}", switch.log());
+    until("descriptors and mappings as before", || {
+        (descriptors(&switch) <= fds && mappings(&switch) <= maps + 2).then_some(())
+    });
+    for port in ["a", "b"] {
+        let books = switch.books(port);
+        assert_eq!((books.dropped, books.undelivered), (0, 0), "{port}");
+    }
+}
+
+/// P-13: memory that is taken away while mapped costs its own port the connection.
+#[test]
+fn p_13_truncated_memory_faults_its_own_port() {
+    for left in [0, 4096] {
+        attacked(|switch, victims| {
+            let mut mallory = switch.guest("mallory", mac(66));
+            mallory.send(&frame(mac(0xa), mac(66), b"hello")).unwrap();
+            expect(&mut victims.a);
+            mallory.memory().file(0).set_len(left).unwrap();
+            // Idle until kicked: the kick makes the switch look at the ring.
+            mallory.tx(0).kick_always().unwrap();
+            switch.await_faults("mallory", 1);
+            victims.talk(20);
+            drop(mallory);
+            switch.await_state("mallory", "waiting");
+            // And the port serves the next guest.
+            let mut next = switch.guest("mallory", mac(67));
+            expect_through(&mut next, victims);
+        });
+    }
+}
+
+fn expect_through(guest: &mut Guest, victims: &mut Victims) {
+    guest.send(&frame(mac(0xa), mac(67), b"well")).unwrap();
+    let got = until("mallory's successor heard", || {
+        victims.a.recv(Duration::from_secs(1)).unwrap()
+    });
+    assert_eq!(got.bytes, frame(mac(0xa), mac(67), b"well"));
+}
+
+/// P-25: a call descriptor that would block holds up nobody.
+#[test]
+fn p_25_a_saturated_blocking_call_holds_up_nobody() {
+    attacked(|switch, victims| {
+        let mut mallory = switch.guest("mallory", mac(66));
+        mallory.send(&frame(mac(0xa), mac(66), b"here")).unwrap();
+        expect(&mut victims.a);
+        let call = mallory.rx(0).call_event().unwrap();
+        // The description is shared: what the peer clears is cleared for us.
+        let flags = rustix::fs::fcntl_getfl(call.as_fd()).unwrap();
+        rustix::fs::fcntl_setfl(call.as_fd(), flags - rustix::fs::OFlags::NONBLOCK).unwrap();
+        rustix::io::write(call.as_fd(), &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        let mut witness = switch.guest("witness", mac(77));
+        for _ in 0..5 {
+            witness
+                .send(&frame(mac(66), mac(77), b"ring, please"))
+                .unwrap();
+        }
+        switch.await_faults("mallory", 1);
+        victims.talk(50);
+        drop((mallory, witness));
+        switch.await_state("mallory", "waiting");
+        switch.await_state("witness", "waiting");
+    });
+}
+
+/// an index that jumps breaks that ring only; a stop and a start mend it.
+#[test]
+fn q_8_an_index_that_jumps_breaks_the_ring_only() {
+    attacked(|switch, victims| {
+        let mut mallory = switch.guest("mallory", mac(66));
+        let avail = mallory.tx(0).ring().avail_idx().unwrap();
+        mallory
+            .tx(0)
+            .ring()
+            .set_avail_idx(avail.wrapping_add(40_000))
+            .unwrap();
+        mallory.tx(0).kick_always().unwrap();
+        switch.await_state("mallory", "quarantined");
+        victims.talk(20);
+        // Its receive ring still works.
+        victims.a.send(&frame(mac(0xb), mac(0xa), b"x")).unwrap();
+        expect(&mut victims.b);
+        drop(mallory);
+        switch.await_state("mallory", "waiting");
+    });
+}
+
+/// in one storm: every malformed chain comes back once and is counted.
+#[test]
+fn q_storm_of_malformed_chains() {
+    attacked(|switch, victims| {
+        let mut mallory = switch.guest("mallory", mac(66));
+        let size = mallory.tx(0).size();
+        let bad: Vec<Vec<Descriptor>> = vec![
+            // nowhere, and wrapping.
+            vec![Descriptor {
+                addr: u64::MAX - 4,
+                len: 64,
+                flags: 0,
+                next: 0,
+            }],
+            vec![Descriptor {
+                addr: 1 << 60,
+                len: 64,
+                flags: 0,
+                next: 0,
+            }],
+            // far too long.
+            vec![Descriptor {
+                addr: 0x1000,
+                len: u32::MAX,
+                flags: 0,
+                next: 0,
+            }],
+            // a buffer to be written among those to be read.
+            vec![Descriptor {
+                addr: 0x1000,
+                len: 64,
+                flags: desc_flag::WRITE,
+                next: 0,
+            }],
+            // an indirect table that is no table.
+            vec![Descriptor {
+                addr: 0x1000,
+                len: 15,
+                flags: desc_flag::INDIRECT,
+                next: 0,
+            }],
+            vec![Descriptor {
+                addr: 0x1000,
+                len: 0,
+                flags: desc_flag::INDIRECT,
+                next: 0,
+            }],
+            vec![Descriptor {
+                addr: 0x1000,
+                len: 16 * 65_535,
+                flags: desc_flag::INDIRECT,
+                next: 0,
+            }],
+        ];
+        let rounds = 300;
+        for round in 0..rounds {
+            for chain in &bad {
+                let used = mallory.tx(0).used();
+                let mut reaped = Vec::new();
+                mallory.tx(0).add_raw(chain, round).unwrap();
+                mallory.tx(0).publish().unwrap();
+                mallory.tx(0).kick_always().unwrap();
+                until("the head", || {
+                    (mallory.tx(0).reap(8, &mut reaped).unwrap() == 1).then_some(())
+                });
+                assert_eq!(mallory.tx(0).used(), used.wrapping_add(1));
+            }
+            if round % 50 == 0 {
+                victims.talk(2);
+            }
+        }
+        // a head that is no descriptor.
+        mallory.tx(0).offer_head(size).unwrap();
+        mallory.tx(0).publish().unwrap();
+        mallory.tx(0).kick_always().unwrap();
+        let sent = rounds * bad.len() as u64 + 1;
+        switch.await_received("mallory", sent);
+        assert_eq!(switch.dropped("mallory", "malformed-chain"), sent);
+        drop(mallory);
+        switch.await_state("mallory", "waiting");
+    });
+}
+
+/// F-3: a receiver that posts nothing loses its own frames and holds up nobody.
+#[test]
+fn f_3_a_receiver_without_buffers_holds_up_nobody() {
+    attacked(|switch, victims| {
+        let mut mallory = switch.plug("mallory", Guest::builder().mac(mac(66)).ring_size(4));
+        mallory.send(&frame(mac(0xa), mac(66), b"here")).unwrap();
+        expect(&mut victims.a);
+        let mut witness = switch.guest("witness", mac(77));
+        for _ in 0..50 {
+            witness
+                .send(&frame(mac(66), mac(77), b"take this"))
+                .unwrap();
+            victims.talk(1);
+        }
+        switch.await_received("witness", 50);
+        let lost = switch.undelivered("mallory", "receiver-full");
+        assert!(lost >= 40, "{lost}");
+        assert_eq!(switch.dropped("witness", "receiver-full"), lost);
+        drop(witness);
+        switch.await_state("witness", "waiting");
+    });
+}

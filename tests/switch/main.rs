@@ -1,0 +1,15 @@
+//! The whole switch, as its own process, with guests in software: what users rely on, and what attackers try.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod forwarding;
+mod hostile;
+mod mixed;
+mod rig;

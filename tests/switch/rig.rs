@@ -1,0 +1,318 @@
+//! A switch of its own for each test, as its own process, and guests in software that plug into it.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use portcullis::guest::{Builder, Guest, Received};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything may take before a test gives up: generous, since machines are shared.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The MAC of guest `n`.
+pub fn mac(n: u8) -> [u8; 6] {
+    [0x52, 0x54, 0, 0, 0, n]
+}
+
+/// The group address of everybody.
+pub const BROADCAST: [u8; 6] = [0xff; 6];
+
+/// An Ethernet frame of an experimental type with a payload.
+pub fn frame(to: [u8; 6], from: [u8; 6], payload: &[u8]) -> Vec<u8> {
+    let mut frame = [&to[..], &from[..], &[0x88, 0xb5], payload].concat();
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+/// The same with a VLAN tag.
+pub fn tagged(to: [u8; 6], from: [u8; 6], tci: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = frame(to, from, payload);
+    let [high, low] = tci.to_be_bytes();
+    frame.splice(12..12, [0x81, 0x00, high, low]);
+    frame
+}
+
+/// Waits for `what` to give a value.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = look() {
+            return value;
+        }
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// The books of one port: sums over the reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Books {
+    pub received: u64,
+    pub forwarded: u64,
+    pub dropped: u64,
+    pub offered: u64,
+    pub delivered: u64,
+    pub undelivered: u64,
+}
+
+/// A running switch. Ended, by its own process id, when dropped.
+pub struct Switch {
+    dir: TempDir,
+    child: Option<Child>,
+}
+
+impl Switch {
+    /// A switch with these ports, given as `[port.NAME]` tables without their sockets: each port listens on
+    /// [`Switch::socket`] unless its table names a socket.
+    pub fn start(ports: &[(&str, &str)]) -> Self {
+        Self::with("", ports)
+    }
+
+    /// The same with lines for `[switch]`.
+    pub fn with(lines: &str, ports: &[(&str, &str)]) -> Self {
+        let dir = tempfile::Builder::new().prefix("pc").tempdir().unwrap();
+        let mut text = format!(
+            "[switch]\nname = \"t\"\ncontrol = \"{}/control\"\n{lines}\n",
+            dir.path().display()
+        );
+        for (name, table) in ports {
+            text += &format!(
+                "[port.{name}]\nsocket = \"{}/{name}\"\n{table}\n",
+                dir.path().display()
+            );
+        }
+        std::fs::write(dir.path().join("lan.toml"), text).unwrap();
+        let mut switch = Self { dir, child: None };
+        switch.run();
+        switch
+    }
+
+    /// Starts the process and waits until it says that it is ready.
+    pub fn run(&mut self) {
+        let notify = self.dir.path().join("notify");
+        let _ = std::fs::remove_file(&notify);
+        let ready = UnixDatagram::bind(&notify).unwrap();
+        ready
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .arg("run")
+            .arg(self.dir.path().join("lan.toml"))
+            .env("NOTIFY_SOCKET", &notify)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        until("readiness", || {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+                panic!("the switch ended with {status}: {}", self.log());
+            }
+            let mut buffer = [0; 256];
+            let len = ready.recv(&mut buffer).ok()?;
+            buffer[..len].starts_with(b"READY=1").then_some(())
+        });
+    }
+
+    /// Ends the process as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// The socket of a port.
+    pub fn socket(&self, port: &str) -> PathBuf {
+        self.dir.path().join(port)
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Whether the process is still there.
+    pub fn is_alive(&mut self) -> bool {
+        self.child
+            .as_mut()
+            .is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// Plugs in a guest of any kind.
+    pub fn plug(&self, port: &str, builder: Builder) -> Guest {
+        let guest = builder.connect(self.socket(port)).unwrap();
+        self.await_state(port, "running");
+        guest
+    }
+
+    /// Plugs in a modern guest.
+    pub fn guest(&self, port: &str, mac: [u8; 6]) -> Guest {
+        self.plug(port, Guest::builder().mac(mac))
+    }
+
+    /// The whole status.
+    pub fn status(&self) -> Value {
+        let control = self.dir.path().join("control");
+        portcullis::control::ask(&control, portcullis::control::Question::Status).unwrap()
+    }
+
+    /// One port's status.
+    pub fn port(&self, name: &str) -> Value {
+        let status = self.status();
+        let ports = status["ports"].as_array().unwrap();
+        ports
+            .iter()
+            .find(|port| port["name"] == name)
+            .unwrap_or_else(|| panic!("no port {name}"))
+            .clone()
+    }
+
+    /// Waits until a port is in this state.
+    pub fn await_state(&self, port: &str, state: &str) {
+        until(&format!("port {port} {state}"), || {
+            (self.port(port)["state"] == state).then_some(())
+        });
+    }
+
+    /// Waits until `count` faults of a port have been counted.
+    pub fn await_faults(&self, port: &str, count: u64) {
+        until(&format!("{count} faults of {port}"), || {
+            (self.port(port)["counters"]["events"]["faults"]
+                .as_u64()
+                .unwrap()
+                >= count)
+                .then_some(())
+        });
+    }
+
+    /// A port's books, once no frame is on its way. That they balance is asserted by the waiting.
+    pub fn books(&self, name: &str) -> Books {
+        until(&format!("balanced books of {name}"), || {
+            let counters = &self.port(name)["counters"];
+            let number = |way: &str, key: &str| counters[way][key].as_u64().unwrap();
+            let sum = |way: &str, key: &str| {
+                counters[way][key]
+                    .as_object()
+                    .unwrap()
+                    .values()
+                    .map(|n| n.as_u64().unwrap())
+                    .sum()
+            };
+            let books = Books {
+                received: number("ingress", "received"),
+                forwarded: number("ingress", "forwarded"),
+                dropped: sum("ingress", "dropped"),
+                offered: number("egress", "offered"),
+                delivered: number("egress", "delivered"),
+                undelivered: sum("egress", "undelivered"),
+            };
+            let balanced = books.received == books.forwarded + books.dropped
+                && books.offered == books.delivered + books.undelivered;
+            balanced.then_some(books)
+        })
+    }
+
+    /// How many frames from a port were dropped for a reason.
+    pub fn dropped(&self, name: &str, reason: &str) -> u64 {
+        self.port(name)["counters"]["ingress"]["dropped"][reason]
+            .as_u64()
+            .unwrap_or(0)
+    }
+
+    /// How many copies towards a port were lost for a reason.
+    pub fn undelivered(&self, name: &str, reason: &str) -> u64 {
+        self.port(name)["counters"]["egress"]["undelivered"][reason]
+            .as_u64()
+            .unwrap_or(0)
+    }
+
+    /// Waits until a port has received `count` frames from its guest.
+    pub fn await_received(&self, name: &str, count: u64) {
+        until(&format!("{count} frames from {name}"), || {
+            (self.books(name).received >= count).then_some(())
+        });
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            if self.is_alive() {
+                eprintln!("the switch's status:\n{:#}", self.status());
+            }
+            eprintln!("the switch's log:\n{}", self.log());
+        }
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The next frame of a guest; the test fails when none comes.
+pub fn expect(guest: &mut Guest) -> Received {
+    guest.recv(PATIENCE).unwrap().expect("a frame")
+}
+
+/// Everything that a guest has received by now. To be asked when the books say that nothing is on its way.
+pub fn all(guest: &mut Guest) -> Vec<Received> {
+    std::iter::from_fn(|| guest.try_recv().unwrap()).collect()
+}
+
+/// Two guests that exchange a numbered stream while something else happens.
+pub struct Victims {
+    pub a: Guest,
+    pub b: Guest,
+    next: u64,
+}
+
+impl Victims {
+    pub fn plug(switch: &Switch, a: &str, b: &str) -> Self {
+        let mut victims = Self {
+            a: switch.guest(a, mac(0xa)),
+            b: switch.guest(b, mac(0xb)),
+            next: 0,
+        };
+        victims.talk(1);
+        victims
+    }
+
+    /// `rounds` frames each way, one at a time: each must arrive, in order, once and unchanged.
+    pub fn talk(&mut self, rounds: u64) {
+        for _ in 0..rounds {
+            self.next += 1;
+            let number = self.next.to_be_bytes();
+            let there = frame(mac(0xb), mac(0xa), &number);
+            self.a.send(&there).unwrap();
+            assert_eq!(
+                expect(&mut self.b).bytes,
+                there,
+                "frame {} towards b",
+                self.next
+            );
+            let back = frame(mac(0xa), mac(0xb), &number);
+            self.b.send(&back).unwrap();
+            assert_eq!(
+                expect(&mut self.a).bytes,
+                back,
+                "frame {} towards a",
+                self.next
+            );
+        }
+    }
+}
