@@ -173,7 +173,7 @@ impl Memory {
                     .and_then(|at| at.checked_add(len))
                     .is_some_and(|end| end <= r.spec.size)
             })
-            .ok_or(Error::NoRegion { gpa, len })
+            .ok_or_else(|| Error::NoRegion { gpa, len })
     }
 
     /// `len` bytes at `gpa`, within one region.
