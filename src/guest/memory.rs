@@ -173,7 +173,7 @@ impl Memory {
                     .and_then(|at| at.checked_add(len))
                     .is_some_and(|end| end <= r.spec.size)
             })
-            .ok_or_else(|| Error::NoRegion { gpa, len })
+            .ok_or_else(|| nowhere(gpa, len))
     }
 
     /// `len` bytes at `gpa`, within one region.
@@ -302,6 +302,11 @@ impl Memory {
                 .map(|at| region.spec.gpa + at as u64)
         })
     }
+}
+
+#[cold]
+fn nowhere(gpa: u64, len: u64) -> Error {
+    Error::NoRegion { gpa, len }
 }
 
 /// Far from any guest-physical address, so that a back-end that confuses the two is noticed.

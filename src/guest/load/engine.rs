@@ -13,7 +13,8 @@ use quanta::Clock;
 use super::{
     Check, Error, Limit, Pace, Pattern, Plan, Result,
     lane::BURST,
-    port::{Counts, Observer, Port},
+    look::{Counts, Observer},
+    port::Port,
     report::{Faults, Latency, PortReport, Report},
 };
 

@@ -15,6 +15,7 @@ mod engine;
 mod flows;
 mod frames;
 mod lane;
+mod look;
 mod port;
 mod report;
 
