@@ -46,20 +46,23 @@ impl<'a> Frame<'a> {
     #[inline]
     pub fn parse(snapshot: &'a [u8], total_len: u32) -> Result<Self, DropReason> {
         let bytes = snapshot.get(..total_len as usize).unwrap_or(snapshot);
-        let Some((&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1], rest)) =
-            bytes.split_first_chunk::<HEADER>()
-        else {
+        let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
             return Err(DropReason::Runt);
         };
+        // Two words that overlap: the one begins with the destination, the other with the source and ends with the type.
+        let (Some(first), Some(last)) = (header.first_chunk(), header.last_chunk()) else {
+            return Err(DropReason::Runt);
+        };
+        let (first, last) = (u64::from_be_bytes(*first), u64::from_be_bytes(*last));
         if total_len > MAX_FRAME {
             return Err(DropReason::Oversize);
         }
         let mut frame = Self {
             bytes,
-            dst: Mac::from_bits(u64::from_be_bytes([d0, d1, d2, d3, d4, d5, s0, s1]) >> 16),
-            src: Mac::from_bits(u64::from_be_bytes([s0, s1, s2, s3, s4, s5, t0, t1]) >> 16),
+            dst: Mac::from_bits(first >> 16),
+            src: Mac::from_bits(last >> 16),
             total_len,
-            ethertype: u16::from_be_bytes([t0, t1]),
+            ethertype: (last & 0xffff) as u16,
             tag: None,
         };
         if vlan::is_tpid(frame.ethertype) {
