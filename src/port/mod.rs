@@ -7,6 +7,7 @@
 pub mod door;
 pub mod endpoint;
 pub mod lanes;
+mod plug;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after what it holds"

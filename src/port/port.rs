@@ -14,7 +14,7 @@
 //!
 //! - One connection at a time. Another one is taken and closed at once, so that it hears; the first is unharmed.
 //! - Whatever ends a connection ends the same way: every ring is stopped, memory unmapped, descriptors closed. A
-//!   fault is also counted, and repeated faults make the port look away for a while ([`BackOff`]).
+//!   fault is also counted, and repeated faults make the port look away for a while (`BackOff`).
 //! - A broken ring stops by itself and is shown as quarantined; its connection goes on, and the front-end mends it
 //!   by stopping and starting it (a guest that reboots does).
 //! - A port that connects tries every 100 ms.
@@ -34,13 +34,14 @@ use std::sync::Arc;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::endpoint::{AcceptRate, Accepted, BackOff, Endpoint, admit, dial};
-use super::lanes::{Fault, LaneSetup, Lanes};
+use super::lanes::{Fault, Lanes};
+use super::plug::Plug;
 use super::socket::{BindError, Listening, Peer};
 use super::status::{Direction, PeerStatus, PortState, PortStatus, RingStatus};
 use crate::clock::Tick;
 use crate::counters::{LogLimiter, PortId, PortSnapshot};
-use crate::memory::{Call, Limits};
-use crate::session::{Device, RingSetup, Session, SessionEnd, StartError, features};
+use crate::memory::Limits;
+use crate::session::{Session, SessionEnd, features};
 
 /// Milliseconds between two attempts to connect.
 const RETRY: u64 = 100;
@@ -640,68 +641,4 @@ fn describe(connection: &Connection, status: &mut PortStatus) {
     status.protocol_features = owned(features::protocol_names(terms.protocol));
     status.memory_regions = u64::try_from(terms.regions).unwrap_or(u64::MAX);
     status.memory_bytes = terms.bytes;
-}
-
-/// The device that a session drives: the port's lanes.
-struct Plug<'a> {
-    lanes: &'a Lanes,
-    mtu: Option<u16>,
-}
-
-fn lane(index: usize) -> u16 {
-    u16::try_from(index).unwrap_or(u16::MAX)
-}
-
-impl Device for Plug<'_> {
-    fn queue_pairs(&self) -> u16 {
-        self.lanes.pairs()
-    }
-
-    fn mtu(&self) -> Option<u16> {
-        self.mtu
-    }
-
-    fn start_ring(&mut self, index: usize, setup: RingSetup) -> Result<(), StartError> {
-        let RingSetup {
-            memory,
-            layout,
-            features,
-            kick,
-            call,
-            enabled,
-        } = setup;
-        let setup = LaneSetup {
-            memory,
-            layout,
-            features,
-            kick,
-            call,
-            enabled,
-        };
-        Ok(self.lanes.start(lane(index), setup)?)
-    }
-
-    fn stop_ring(&mut self, index: usize) -> u16 {
-        self.lanes.stop(lane(index)).unwrap_or(0)
-    }
-
-    fn enable_ring(&mut self, index: usize, enabled: bool) {
-        self.lanes.enable(lane(index), enabled);
-    }
-
-    fn set_call(&mut self, index: usize, call: Option<Arc<Call>>) {
-        self.lanes.set_call(lane(index), call);
-    }
-
-    fn announce(&mut self, mac: [u8; 6]) {
-        self.lanes.announce(mac);
-    }
-
-    fn mtu_changed(&mut self, mtu: u16) {
-        self.lanes.set_mtu(Some(mtu));
-    }
-
-    fn reset(&mut self) {
-        self.lanes.set_mtu(self.mtu);
-    }
 }

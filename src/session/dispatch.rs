@@ -10,13 +10,14 @@ use vhost::vhost_user::message::{
     FrontendReq, VhostUserProtocolFeatures as Protocol, VhostUserVringState,
 };
 
-use super::features::{OFFERED, PROTOCOL_OFFERED, effective};
+use super::Device;
+use super::backend::Backend;
+use super::features::{OFFERED, PROTOCOL_OFFERED};
 use super::message::{self, MAX_FDS};
 use super::refusal::Refusal;
 use super::rings::Kicked;
-use super::{Backend, Device};
 use crate::memory::{Call, Kick};
-use crate::ring::features::{VHOST_F_LOG_ALL, VHOST_USER_F_PROTOCOL_FEATURES};
+use crate::ring::features::VHOST_F_LOG_ALL;
 
 /// FEATURES_OK of the device status (VIRTIO 1.2, 2.1).
 const FEATURES_OK: u8 = 8;
@@ -531,57 +532,4 @@ fn get_status(
 ) -> Result<Answer, Refusal> {
     message::nothing(asked.body)?;
     Ok(Answer::Number(u64::from(b.status)))
-}
-
-impl Backend {
-    /// Whether protocol features were negotiated with the guest's features.
-    fn speaks_protocol(&self) -> bool {
-        self.features
-            .is_some_and(|bits| bits & VHOST_USER_F_PROTOCOL_FEATURES != 0)
-    }
-
-    /// Stops every ring, makes `change`, and starts what can be started (P-10, P-20). The first ring that cannot
-    /// is reported; the others go on.
-    fn rearranged(
-        &mut self,
-        device: &mut dyn Device,
-        change: impl FnOnce(&mut Self),
-    ) -> Result<Answer, Refusal> {
-        for ring in &mut self.rings {
-            ring.halt(device);
-        }
-        change(self);
-        let mut first = Ok(Answer::Done);
-        for index in 0..self.rings.len() {
-            let index = u32::try_from(index).unwrap_or(u32::MAX);
-            let settled = self.settle(index, device);
-            first = first.and(settled);
-        }
-        first
-    }
-
-    /// Starts ring `index` if all it needs is there.
-    fn settle(&mut self, index: u32, device: &mut dyn Device) -> Result<Answer, Refusal> {
-        let ground = super::rings::Ground {
-            memory: self.shared.table(),
-            features: self.features.map(effective),
-            protocol: self.speaks_protocol(),
-        };
-        let found = usize::try_from(index)
-            .ok()
-            .and_then(|index| self.rings.get_mut(index));
-        if let Some(ring) = found {
-            ring.settle(&ground, device)?;
-        }
-        Ok(Answer::Done)
-    }
-
-    /// Ring `index`.
-    fn ring(&mut self, index: u32) -> Result<&mut super::rings::Ring, Refusal> {
-        let rings = self.rings.len();
-        usize::try_from(index)
-            .ok()
-            .and_then(|index| self.rings.get_mut(index))
-            .ok_or(Refusal::NoSuchRing { index, rings })
-    }
 }

@@ -34,6 +34,7 @@
 //! None here. The device stops a ring by taking it away from the workers; when [`Device::stop_ring`] has returned, nothing
 //! reads or writes the ring or its buffers, so GET_VRING_BASE may be answered and memory may be given back (P-20, P-21).
 
+mod backend;
 mod dispatch;
 pub mod features;
 mod memory;
@@ -54,6 +55,7 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 use crate::memory::{Call, GuestMemory, Kick, Limits};
 use crate::ring::Layout;
 
+use backend::Backend;
 use dispatch::{Answer, Asked};
 use rings::Ring;
 use wire::Wire;
@@ -138,17 +140,6 @@ pub struct Terms {
     pub served: u64,
     /// Requests refused.
     pub refused: u64,
-}
-
-/// What the requests have made of the back-end. The socket is not part of it.
-#[derive(Debug)]
-struct Backend {
-    shared: memory::Shared,
-    /// As accepted, the front-end's own bits included.
-    features: Option<u64>,
-    protocol: u64,
-    status: u8,
-    rings: Box<[Ring]>,
 }
 
 /// One connection.

@@ -1,0 +1,72 @@
+//! Where a session is plugged into the lanes.
+
+use std::sync::Arc;
+
+use super::lanes::{LaneSetup, Lanes};
+use crate::memory::Call;
+use crate::session::{Device, RingSetup, StartError};
+
+/// The device that a session drives: the port's lanes.
+pub(super) struct Plug<'a> {
+    pub(super) lanes: &'a Lanes,
+    /// The port's own limit, in bytes.
+    pub(super) mtu: Option<u16>,
+}
+
+fn lane(index: usize) -> u16 {
+    u16::try_from(index).unwrap_or(u16::MAX)
+}
+
+impl Device for Plug<'_> {
+    fn queue_pairs(&self) -> u16 {
+        self.lanes.pairs()
+    }
+
+    fn mtu(&self) -> Option<u16> {
+        self.mtu
+    }
+
+    fn start_ring(&mut self, index: usize, setup: RingSetup) -> Result<(), StartError> {
+        let RingSetup {
+            memory,
+            layout,
+            features,
+            kick,
+            call,
+            enabled,
+        } = setup;
+        let setup = LaneSetup {
+            memory,
+            layout,
+            features,
+            kick,
+            call,
+            enabled,
+        };
+        Ok(self.lanes.start(lane(index), setup)?)
+    }
+
+    fn stop_ring(&mut self, index: usize) -> u16 {
+        self.lanes.stop(lane(index)).unwrap_or(0)
+    }
+
+    fn enable_ring(&mut self, index: usize, enabled: bool) {
+        self.lanes.enable(lane(index), enabled);
+    }
+
+    fn set_call(&mut self, index: usize, call: Option<Arc<Call>>) {
+        self.lanes.set_call(lane(index), call);
+    }
+
+    fn announce(&mut self, mac: [u8; 6]) {
+        self.lanes.announce(mac);
+    }
+
+    fn mtu_changed(&mut self, mtu: u16) {
+        self.lanes.set_mtu(Some(mtu));
+    }
+
+    fn reset(&mut self) {
+        self.lanes.set_mtu(self.mtu);
+    }
+}
