@@ -169,3 +169,14 @@ fn dpdk_listens_and_we_connect() {
         serves: true,
     });
 }
+
+/// The driver asks for a layout that we do not offer, and does without.
+#[test]
+fn a_wish_for_packed_rings_is_not_granted() {
+    loop_through(&Shape {
+        name: "packed",
+        device: ",packed_vq=1",
+        ring: 256,
+        serves: false,
+    });
+}

@@ -275,6 +275,17 @@ impl Guest {
         });
     }
 
+    /// As after an interruption: what was there before goes on by itself, and at once. A frame or two
+    /// may be lost while it does.
+    pub(crate) fn resumes(&mut self, address: &str) {
+        let answered = (0..3).any(|_| self.try_sh(&format!("ping -c 1 -W 10 {address}")).0 == 0);
+        assert!(
+            answered,
+            "guest {} does not reach {address} any more",
+            self.spec.name
+        );
+    }
+
     /// Several pings that must each be answered, with `size` bytes of payload.
     pub(crate) fn pings(&mut self, address: &str, count: u32, size: u32) {
         let output = self.sh(&format!(
@@ -294,11 +305,14 @@ impl Guest {
 
     /// Moves `bytes` over TCP to `other`, checked byte by byte there.
     pub(crate) fn pushes_tcp(&mut self, other: &mut Self, bytes: u64, seed: u64) {
+        let address = other.address();
+        self.pushes_tcp_to(other, &address, bytes, seed);
+    }
+
+    /// The same to one of the other addresses of `other`.
+    pub(crate) fn pushes_tcp_to(&mut self, other: &mut Self, address: &str, bytes: u64, seed: u64) {
         other.sh("rm -f /tmp/tcp; (lab tcp serve 5000 >/tmp/tcp 2>&1 &); until netstat -ltn | grep -q :5000; do usleep 20000; done");
-        self.sh(&format!(
-            "lab tcp push {} 5000 {bytes} {seed}",
-            other.address()
-        ));
+        self.sh(&format!("lab tcp push {address} 5000 {bytes} {seed}"));
         let got = until("the receiver's verdict", PATIENCE, || {
             let text = other.sh("cat /tmp/tcp");
             (!text.is_empty()).then_some(text)
@@ -310,6 +324,24 @@ impl Guest {
             self.spec.name,
             other.spec.name
         );
+    }
+
+    /// Gives the guest an IPv6 address, fd00::<number>: it.
+    pub(crate) fn speaks_ipv6(&mut self) -> String {
+        let address = format!("fd00::{:x}", self.spec.number);
+        self.sh(&format!(
+            "echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad; echo 0 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6; ip addr add {address}/64 dev eth0"
+        ));
+        address
+    }
+
+    /// Gives the guest an interface in a VLAN, with the address 10.9.<vlan>.<number>: it.
+    pub(crate) fn joins_vlan(&mut self, vlan: u8) -> String {
+        let address = format!("10.9.{vlan}.{}", self.spec.number);
+        self.sh(&format!(
+            "ip link add link eth0 name eth0.{vlan} type vlan id {vlan}; ip addr add {address}/24 dev eth0.{vlan}; ip link set eth0.{vlan} up"
+        ));
+        address
     }
 
     /// Sends datagrams to `other`; each that arrives does so once and whole. How many arrived.
@@ -327,6 +359,36 @@ impl Guest {
             panic!("{} to {}: {text}", self.spec.name, other.spec.name);
         };
         received.parse().expect("a number")
+    }
+
+    /// Sends a raw frame as it is.
+    pub(crate) fn sends(&mut self, frame: &[u8], count: u32) {
+        self.sh(&format!(
+            "lab frames send eth0 {} count={count}",
+            hex(frame)
+        ));
+    }
+
+    /// Sends a raw frame with what its vnet header asks for, as a program does that offloads.
+    pub(crate) fn sends_offloaded(&mut self, frame: &[u8], header: &str) {
+        self.sh(&format!("lab frames offload eth0 {} {header}", hex(frame)));
+    }
+
+    /// Begins to write down received frames of this Ethertype.
+    pub(crate) fn watches(&mut self, ethertype: u16) {
+        self.sh(&format!(
+            "rm -f /tmp/watch; (lab frames watch eth0 file=/tmp/watch match=12:{ethertype:04x} >/tmp/watch.err 2>&1 &); until grep -q ready /tmp/watch; do usleep 20000; done"
+        ));
+    }
+
+    /// The frames written down, once there are as many.
+    pub(crate) fn watched(&mut self, count: usize) -> Vec<Watched> {
+        let name = self.spec.name.clone();
+        until(&format!("{count} frames at guest {name}"), PATIENCE, || {
+            let text = self.sh("tail -n +2 /tmp/watch");
+            let frames: Vec<Watched> = text.lines().filter_map(Watched::parse).collect();
+            (frames.len() >= count).then_some(frames)
+        })
     }
 
     /// Reboots the guest; the VMM lives on.
@@ -366,4 +428,38 @@ impl Guest {
         self.vmm.kill();
         self.spec.clone()
     }
+}
+
+/// A frame as a guest's packet socket got it.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    /// Its whole length, which may be more than its bytes here.
+    pub(crate) length: usize,
+    /// `struct virtio_net_hdr`: flags, kind of segmentation, and four numbers of 16 bits.
+    pub(crate) header: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Watched {
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let length = words.next()?.parse().ok()?;
+        let header = unhex(words.next()?)?;
+        Some(Self {
+            length,
+            header,
+            bytes: unhex(words.next()?)?,
+        })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    digits
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
 }
