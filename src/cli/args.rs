@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::demo::DemoArgs;
 use super::load::LoadArgs;
 use crate::config::Overrides;
 
@@ -24,6 +25,8 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Say whether `run` would start with this configuration, and start nothing
     Check(SwitchArgs),
+    /// Show a switch with guests in software, one of them hostile
+    Demo(DemoArgs),
     /// Put the ports of any vhost-user network back-end under load, and report what arrives
     Load(Box<LoadArgs>),
     /// Show what a running switch is doing

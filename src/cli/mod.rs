@@ -13,6 +13,7 @@
 
 mod args;
 mod check;
+mod demo;
 pub mod load;
 mod logging;
 mod run;
@@ -46,6 +47,9 @@ pub enum Failure {
     /// A switch did not start, or failed.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+    /// The demonstration.
+    #[error(transparent)]
+    Demo(#[from] demo::DemoError),
     /// A switch did not answer.
     #[error(transparent)]
     Ask(#[from] AskError),
@@ -68,7 +72,12 @@ impl Failure {
             Self::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
             Self::Config(_) => 3,
             Self::Log(_) => 2,
-            Self::Load(_) | Self::Daemon(_) | Self::Ask(_) | Self::Which(_) | Self::Output(_) => 1,
+            Self::Load(_)
+            | Self::Daemon(_)
+            | Self::Demo(_)
+            | Self::Ask(_)
+            | Self::Which(_)
+            | Self::Output(_) => 1,
         }
     }
 
@@ -113,6 +122,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
     match arguments.command {
         Command::Run(args) => run::run(&args),
         Command::Check(switch) => check::check(&switch),
+        Command::Demo(args) => demo::demo(&args),
         Command::Load(load) => Ok(load::run(&load)?),
         Command::Status(args) => status::status(&args),
     }

@@ -233,7 +233,7 @@ impl Worker {
                 Visit::Gone => true,
                 Visit::Idle => match self.poll {
                     PollMode::Always => false,
-                    PollMode::Adaptive if cycles.wrapping_sub(polled.last_work) < self.spin => {
+                    PollMode::Adaptive if cycles.saturating_sub(polled.last_work) < self.spin => {
                         false
                     }
                     PollMode::Adaptive | PollMode::Never => arm(&self.ports, polled),

@@ -94,10 +94,13 @@ impl Door {
 
     /// Leaves a note and wakes the worker if it sleeps.
     pub fn leave(&self, note: Note) {
-        self.notes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(note);
+        {
+            let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+            // A front-end may ask for the same a thousand times before the worker looks; once is all it means.
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
         self.any_notes.store(true, Ordering::Release);
         // The counter of an eventfd that nobody reads saturates and then refuses: the edge was given long before.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
@@ -156,5 +159,50 @@ impl Door {
             RingKey::WAKE => Some(Knock::Notes),
             token => RingKey::from_token(token).map(Knock::Kicked),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_note_left_again_and_again_is_one_note() {
+        let door = Door::new().unwrap();
+        let port = PortId::new(3).unwrap();
+        for _ in 0..10_000 {
+            door.leave(Note::Ring(RingKey { port, pair: 1 }));
+            door.leave(Note::Announce(port));
+        }
+        let mut notes = Vec::new();
+        door.collect(&mut notes);
+        assert_eq!(
+            notes,
+            [Note::Ring(RingKey { port, pair: 1 }), Note::Announce(port)]
+        );
+        door.collect(&mut notes);
+        assert_eq!(notes.len(), 2, "collected once");
+    }
+
+    #[test]
+    fn a_kick_wakes_by_its_ring_and_a_dismissed_one_does_not() {
+        let door = Door::new().unwrap();
+        let key = RingKey {
+            port: PortId::new(1023).unwrap(),
+            pair: 7,
+        };
+        let kick = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        door.admit(kick.as_fd(), key).unwrap();
+        rustix::io::write(&kick, &1u64.to_ne_bytes()).unwrap();
+        let mut events = Vec::with_capacity(8);
+        assert_eq!(
+            door.wait(&mut events, Some(0)).collect::<Vec<_>>(),
+            [Knock::Kicked(key)]
+        );
+        // Edge-triggered: not again without another kick (P-27).
+        assert_eq!(door.wait(&mut events, Some(0)).count(), 0);
+        door.dismiss(kick.as_fd());
+        rustix::io::write(&kick, &1u64.to_ne_bytes()).unwrap();
+        assert_eq!(door.wait(&mut events, Some(0)).count(), 0);
     }
 }
