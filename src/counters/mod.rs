@@ -167,14 +167,24 @@ impl Tally {
 
     /// A frame of `bytes` bytes came from the guest (ingress: received) or is meant for it (egress: offered).
     pub fn enter(&mut self, bytes: u32) {
-        self.entered = self.entered.saturating_add(1);
-        self.entered_bytes = self.entered_bytes.saturating_add(bytes.into());
+        self.enter_all(1, bytes.into());
+    }
+
+    /// As [`enter`](Self::enter), for `frames` frames of together `bytes` bytes.
+    pub fn enter_all(&mut self, frames: u32, bytes: u64) {
+        self.entered = self.entered.saturating_add(frames);
+        self.entered_bytes = self.entered_bytes.saturating_add(bytes);
     }
 
     /// Its outcome: at least one receiver has it (ingress: forwarded), or this one has it (egress: delivered).
     pub fn pass(&mut self, bytes: u32) {
-        self.passed = self.passed.saturating_add(1);
-        self.passed_bytes = self.passed_bytes.saturating_add(bytes.into());
+        self.pass_all(1, bytes.into());
+    }
+
+    /// As [`pass`](Self::pass), for `frames` frames of together `bytes` bytes.
+    pub fn pass_all(&mut self, frames: u32, bytes: u64) {
+        self.passed = self.passed.saturating_add(frames);
+        self.passed_bytes = self.passed_bytes.saturating_add(bytes);
     }
 
     /// Its outcome: nobody has it (ingress: dropped), or this receiver has it not (egress: undelivered).

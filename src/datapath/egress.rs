@@ -16,8 +16,9 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use super::fanout::Frames;
 use super::offload::{Checksum, Delivery, Offload, Segment, Segmenter, complete_checksum};
-use super::slot::{Cursor, FRAME_MAX, HEADER_MAX, Slot, Slots, bytes_of};
+use super::slot::{Cursor, FRAME_MAX, Slot, Slots, bytes_of};
 use crate::counters::{DropReason, MAX_PORTS, PortId, Tally};
 use crate::fabric::{EgressTag, Fabric};
 use crate::frame::{Frame, vlan};
@@ -59,6 +60,7 @@ enum TagEdit {
 }
 
 impl TagEdit {
+    #[inline(always)]
     fn of(slot: &Slot, egress: EgressTag) -> Self {
         match (slot.tagged, egress) {
             (false, EgressTag::Untagged) | (true, EgressTag::Tagged(_)) => Self::Keep,
@@ -76,8 +78,12 @@ impl TagEdit {
     }
 
     /// The bytes of a frame after the edit.
+    #[inline(always)]
     fn grown(self, len: u32) -> u32 {
-        len.saturating_add_signed(i32::from(self.shift()))
+        match self {
+            Self::Keep => len,
+            edit => len.saturating_add_signed(i32::from(edit.shift())),
+        }
     }
 
     /// Writes the beginning of a frame, Ethernet header included, with its tag as it must be.
@@ -102,7 +108,6 @@ impl TagEdit {
 struct Pending {
     slot: u8,
     reserved: Reserved,
-    header: [u8; HEADER_MAX],
     edit: TagEdit,
     /// Already written: it was completed in software.
     written: bool,
@@ -143,14 +148,14 @@ impl Egress {
         &mut self,
         source: Source<'_>,
         slots: &mut Slots,
-        list: &[u8],
+        list: Frames,
         to: &Lanes,
         fabric: &Fabric,
     ) {
         let receiving = to.receiving();
         if receiving & receiving.wrapping_sub(1) == 0 {
             let pair = u16::try_from(receiving.trailing_zeros()).unwrap_or(u16::MAX);
-            self.visit(source, slots, list.iter().copied(), to, pair, fabric);
+            self.visit(source, slots, list, to, pair, fabric);
         } else {
             self.spread(source, slots, list, to, receiving, fabric);
         }
@@ -162,35 +167,26 @@ impl Egress {
         &mut self,
         source: Source<'_>,
         slots: &mut Slots,
-        list: &[u8],
+        list: Frames,
         to: &Lanes,
         receiving: u32,
         fabric: &Fabric,
     ) {
         let count = receiving.count_ones().max(1);
-        for index in list {
-            if let Some(slot) = slots.get_mut(*index) {
-                slot.hash_flow(self.flow_seed);
-            }
-        }
         let mut left = receiving;
         for turn in 0..count {
             let pair = u16::try_from(left.trailing_zeros()).unwrap_or(u16::MAX);
             left &= left.wrapping_sub(1);
-            let mut mine = [0u8; BURST];
-            let mut len = 0;
+            let mut mine = Frames::default();
             for index in list {
-                if slots
-                    .get_mut(*index)
-                    .is_some_and(|slot| slot.flow.unwrap_or(0) % count == turn)
-                    && let Some(place) = mine.get_mut(len)
+                if let Some(slot) = slots.get_mut(index)
+                    && slot.hash_flow(self.flow_seed) % count == turn
                 {
-                    *place = *index;
-                    len += 1;
+                    mine.insert(index);
                 }
             }
-            if len > 0 {
-                self.visit(source, slots, mine.into_iter().take(len), to, pair, fabric);
+            if !mine.is_empty() {
+                self.visit(source, slots, mine, to, pair, fabric);
             }
         }
     }
@@ -200,15 +196,11 @@ impl Egress {
         &mut self,
         source: Source<'_>,
         slots: &mut Slots,
-        list: impl Iterator<Item = u8> + Clone,
+        list: Frames,
         to: &Lanes,
         pair: u16,
         fabric: &Fabric,
     ) {
-        for index in list.clone() {
-            self.tally
-                .enter(slots.get_mut(index).map_or(0, |slot| slot.len));
-        }
         let mut guard = to.rx(pair);
         let lane = guard.as_mut().and_then(|slot| slot.as_mut());
         let Some(lane) = lane.filter(|_| !to.faulted()) else {
@@ -270,57 +262,108 @@ impl Egress {
         &mut self,
         source: Source<'_>,
         slots: &mut Slots,
-        list: impl Iterator<Item = u8>,
+        list: Frames,
         lane: &mut RxLane,
         to: &Lanes,
         fabric: &Fabric,
     ) {
         self.places.clear();
         self.pending.clear();
-        let mtu = to.mtu();
+        let (id, mtu) = (to.id(), to.mtu());
+        let (mut frames, mut bytes) = (0u32, 0u64);
         for index in list {
             let Some(slot) = slots.get_mut(index) else {
                 continue;
             };
-            let edit = TagEdit::of(slot, fabric.egress_tag(to.id(), slot.vid));
+            frames = frames.wrapping_add(1); // at most BURST
+            bytes = bytes.wrapping_add(slot.len.into()); // at most BURST times FRAME_MAX
+            let edit = TagEdit::of(slot, fabric.egress_tag(id, slot.vid));
             let len = edit.grown(slot.len);
-            let delivery = match slot.offload {
+            let reserved = match slot.offload {
                 _ if slot.exceeds(mtu) => Err(DropReason::OverMtu),
-                Offload::None => Ok(Delivery::AsIs(VnetHeader::default())),
-                offload => Ok(offload.delivery(lane.features, edit.shift())),
+                Offload::None => self.whole(source, slots, index, len, edit, lane, None),
+                offload => self.offloaded(source, slots, index, len, edit, lane, offload),
             };
-            let result = delivery.and_then(|delivery| match delivery {
-                Delivery::AsIs(header) => {
-                    let reserved = self.room(source, slots, lane, len)?;
-                    for extent in self.places.extents(&reserved).iter().take(2) {
-                        lane.ring.memory().prefetch_write(*extent);
-                    }
-                    let header = header.with_buffers(reserved.buffers).encode();
-                    self.pending.push(Pending {
-                        slot: index,
-                        reserved,
-                        header,
-                        edit,
-                        written: false,
-                    });
-                    Ok(())
-                }
-                Delivery::Complete(plan) => self.complete(source, slots, index, edit, lane, plan),
-                Delivery::Segments { segment, partial } => {
-                    self.cut(source, slots, index, edit, lane, segment, partial)
-                }
-            });
-            if let Err(reason) = result {
+            if let Err(reason) = reserved {
                 self.tally.lose(reason);
                 if let Some(slot) = slots.get_mut(index) {
                     slot.refused(reason);
                 }
             }
         }
+        self.tally.enter_all(frames, bytes);
+    }
+
+    /// Chains for a frame that the receiver gets as the sender wrote it, behind `header`: none when it needs nothing.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the whole context of one frame on its way out"
+    )]
+    #[inline(always)]
+    fn whole(
+        &mut self,
+        source: Source<'_>,
+        slots: &mut Slots,
+        index: u8,
+        len: u32,
+        edit: TagEdit,
+        lane: &mut RxLane,
+        header: Option<VnetHeader>,
+    ) -> Result<(), DropReason> {
+        let reserved = self.room(source, slots, lane, len)?;
+        if let [first, rest @ ..] = self.places.extents(&reserved) {
+            lane.ring.memory().prefetch_write(*first);
+            if let [second, ..] = rest {
+                lane.ring.memory().prefetch_write(*second);
+            }
+        }
+        if let Some(slot) = slots.get_mut(index) {
+            match header {
+                None => slot.set_plain_header(reserved.buffers, lane.header_len),
+                Some(header) => {
+                    let header = header.with_buffers(reserved.buffers).encode();
+                    slot.set_header(&header, lane.header_len);
+                }
+            }
+        }
+        self.pending.push(Pending {
+            slot: index,
+            reserved,
+            edit,
+            written: false,
+        });
+        Ok(())
+    }
+
+    /// A frame that needs something still, which the receiver may or may not do by itself.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the whole context of one frame on its way out"
+    )]
+    #[inline(never)]
+    fn offloaded(
+        &mut self,
+        source: Source<'_>,
+        slots: &mut Slots,
+        index: u8,
+        len: u32,
+        edit: TagEdit,
+        lane: &mut RxLane,
+        offload: Offload,
+    ) -> Result<(), DropReason> {
+        match offload.delivery(lane.features, edit.shift()) {
+            Delivery::AsIs(header) => {
+                self.whole(source, slots, index, len, edit, lane, Some(header))
+            }
+            Delivery::Complete(plan) => self.complete(source, slots, index, edit, lane, plan),
+            Delivery::Segments { segment, partial } => {
+                self.cut(source, slots, index, edit, lane, segment, partial)
+            }
+        }
     }
 
     /// Chains for one frame of `len` bytes. When the notes are full, what is noted is written first.
-    #[inline]
+    #[inline(always)]
     fn room(
         &mut self,
         source: Source<'_>,
@@ -330,13 +373,23 @@ impl Egress {
     ) -> Result<Reserved, DropReason> {
         let want = len.saturating_add(bytes_of(lane.header_len));
         match lane.ring.reserve(want, &mut self.places) {
-            Err(ReserveError::SlotsFull) => {
-                self.copy(source, slots, lane);
-                self.places.clear();
-                lane.ring.reserve(want, &mut self.places).map_err(reason_of)
-            }
+            Err(ReserveError::SlotsFull) => self.room_again(source, slots, lane, want),
             other => other.map_err(reason_of),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn room_again(
+        &mut self,
+        source: Source<'_>,
+        slots: &mut Slots,
+        lane: &mut RxLane,
+        want: u32,
+    ) -> Result<Reserved, DropReason> {
+        self.copy(source, slots, lane);
+        self.places.clear();
+        lane.ring.reserve(want, &mut self.places).map_err(reason_of)
     }
 
     /// Second pass: headers, snapshots, and the rest from guest to guest.
@@ -347,19 +400,27 @@ impl Egress {
             let Some(slot) = slots.get_mut(pending.slot) else {
                 continue;
             };
-            let mut writer = Writer::new(memory, self.places.extents(&pending.reserved));
-            let tail = slot.tail();
+            let places = self.places.extents(&pending.reserved);
             let tail_len = slot.tail_len();
+            // The fast path: one buffer takes the frame, and the snapshot is all of it.
+            if let [place] = places
+                && tail_len == 0
+                && pending.edit == TagEdit::Keep
+            {
+                memory.write(*place, slot.framed(lane.header_len));
+                continue;
+            }
+            let mut writer = Writer::new(memory, places);
             if pending.edit == TagEdit::Keep {
-                writer.put(slot.framed(&pending.header, lane.header_len));
+                writer.put(slot.framed(lane.header_len));
             } else {
-                writer.put(pending.header.get(..lane.header_len).unwrap_or_default());
+                writer.put(slot.header(lane.header_len));
                 pending.edit.write(&mut writer, slot.snapshot());
             }
             if tail_len > 0
                 && let Some(from) = source.memory
             {
-                writer.put_from(from, tail, source.extents(pending.slot), tail_len);
+                writer.put_from(from, slot.tail(), source.extents(pending.slot), tail_len);
             }
         }
     }
@@ -397,7 +458,6 @@ impl Egress {
         self.pending.push(Pending {
             slot: index,
             reserved,
-            header,
             edit,
             written: true,
         });
@@ -426,11 +486,10 @@ impl Egress {
         let frame = linear.get(..len).unwrap_or_default();
         let last = self.cut_frame(frame, source, slots, edit, lane, segment, partial);
         self.linear = linear;
-        let (reserved, header) = last?;
+        let reserved = last?;
         self.pending.push(Pending {
             slot: index,
             reserved,
-            header,
             edit,
             written: true,
         });
@@ -450,7 +509,7 @@ impl Egress {
         lane: &mut RxLane,
         segment: Segment,
         partial: bool,
-    ) -> Result<(Reserved, [u8; HEADER_MAX]), DropReason> {
+    ) -> Result<Reserved, DropReason> {
         let segmenter = if partial {
             Segmenter::partial(segment, frame)
         } else {
@@ -468,7 +527,7 @@ impl Egress {
             edit.write(&mut writer, cut.head);
             writer.put(frame.get(cut.payload.clone()).unwrap_or_default());
             self.extra_frames = self.extra_frames.saturating_add(1);
-            last = Some((reserved, header));
+            last = Some(reserved);
         }
         last.ok_or(DropReason::NotSegmentable)
     }
@@ -522,19 +581,23 @@ impl Egress {
             }
             return false;
         }
+        let (mut frames, mut bytes) = (0u32, 0u64);
         for pending in self.pending.drain(..) {
             if let Some(slot) = slots.get_mut(pending.slot) {
-                self.tally.pass(slot.len);
+                frames = frames.wrapping_add(1); // as in `reserve`
+                bytes = bytes.wrapping_add(slot.len.into());
                 slot.delivered();
             }
         }
+        self.tally.pass_all(frames, bytes);
         true
     }
 
-    fn lose_all(&mut self, slots: &mut Slots, list: impl Iterator<Item = u8>, reason: DropReason) {
+    fn lose_all(&mut self, slots: &mut Slots, list: Frames, reason: DropReason) {
         for index in list {
-            self.tally.lose(reason);
             if let Some(slot) = slots.get_mut(index) {
+                self.tally.enter(slot.len);
+                self.tally.lose(reason);
                 slot.refused(reason);
             }
         }

@@ -1,109 +1,102 @@
 //! A burst, sorted by receiver.
 //!
 //! The frames of one source are judged one by one and delivered receiver by receiver, so that each receiver's
-//! ring is entered, published and notified once a burst. Between the two stands a list for each receiver, in
-//! order of arrival, threaded through one arena: sorting costs a few stores a copy and no allocation.
+//! ring is entered, published and notified once a burst. Between the two stands a set of frames for each receiver:
+//! a burst has 64 frames at most and a frame goes to a receiver once, so a set is one word, its order is the order
+//! of arrival, and even a burst of broadcasts to a thousand ports is noted without allocating.
 
 use crate::counters::{MAX_PORTS, PortId};
 use crate::policy::Permit;
+use crate::ring::BURST;
 
-/// Copies that fit before the lists must be delivered. A burst of unicast needs 64; a burst of
-/// broadcasts to a thousand ports is delivered in several turns.
-const COPIES: usize = 4096;
-const NONE: u16 = u16::MAX;
+/// Frames of a burst, by their slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Frames(u64);
 
-#[derive(Clone, Copy, Debug)]
-struct Copy {
-    slot: u8,
-    next: u16,
+const _: () = assert!(BURST <= u64::BITS as usize);
+
+impl Frames {
+    /// Adds the frame in slot `slot`.
+    #[inline]
+    pub(crate) fn insert(&mut self, slot: u8) {
+        self.0 |= 1u64.wrapping_shl(slot.into()); // slot < BURST
+    }
+
+    /// Whether there is none.
+    #[inline]
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct List {
-    first: u16,
-    last: u16,
+/// In order of arrival.
+impl Iterator for Frames {
+    type Item = u8;
+
+    #[inline]
+    fn next(&mut self) -> Option<u8> {
+        if self.0 == 0 {
+            return None;
+        }
+        let slot = self.0.trailing_zeros();
+        self.0 &= self.0.wrapping_sub(1);
+        u8::try_from(slot).ok()
+    }
 }
 
-/// The lists. See the head of this file.
+/// The sets. See the head of this file.
 #[derive(Debug)]
 pub(crate) struct Fanout {
-    copies: Vec<Copy>,
-    lists: Box<[List]>,
+    frames: Box<[Frames; MAX_PORTS]>,
+    /// The receivers whose set is not empty.
     receivers: Vec<PortId>,
 }
 
 impl Fanout {
     pub(crate) fn new() -> Self {
         Self {
-            copies: Vec::with_capacity(COPIES),
-            lists: vec![
-                List {
-                    first: NONE,
-                    last: NONE
-                };
-                MAX_PORTS
-            ]
-            .into_boxed_slice(),
+            frames: Box::new([Frames::default(); MAX_PORTS]),
             receivers: Vec::with_capacity(MAX_PORTS),
         }
     }
 
-    /// Copies for which there is room.
-    #[inline]
-    pub(crate) fn room(&self) -> usize {
-        COPIES.saturating_sub(self.copies.len())
-    }
-
-    /// Notes that frame `slot` goes to the port of `permit`. The caller has made room.
+    /// Notes that frame `slot` goes to the port of `permit`.
     #[inline]
     pub(crate) fn push(&mut self, permit: &Permit, slot: u8) {
         let to = permit.to();
-        let Ok(at) = u16::try_from(self.copies.len()) else {
-            return;
-        };
-        let Some(list) = self.lists.get_mut(to.index()) else {
-            return;
-        };
-        self.copies.push(Copy { slot, next: NONE });
-        let last = std::mem::replace(&mut list.last, at);
-        if last == NONE {
-            list.first = at;
-            self.receivers.push(to);
-        } else if let Some(copy) = self.copies.get_mut(usize::from(last)) {
-            copy.next = at;
+        if let Some(frames) = self.frames.get_mut(to.index()) {
+            if frames.is_empty() {
+                self.receivers.push(to); // one of MAX_PORTS, once: it does not grow
+            }
+            frames.insert(slot);
         }
     }
 
-    /// Takes one receiver with its list; the frames are written to `into` in order of arrival.
-    pub(crate) fn take(&mut self, into: &mut Vec<u8>) -> Option<PortId> {
-        into.clear();
-        let Some(to) = self.receivers.pop() else {
-            self.copies.clear();
-            return None;
-        };
-        let list = self.lists.get_mut(to.index())?;
-        let mut at = list.first;
-        *list = List {
-            first: NONE,
-            last: NONE,
-        };
-        while let Some(copy) = self.copies.get(usize::from(at)) {
-            into.push(copy.slot);
-            at = copy.next;
-        }
-        Some(to)
+    /// Takes one receiver with its frames.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Option<(PortId, Frames)> {
+        let to = self.receivers.pop()?;
+        let frames = self.frames.get_mut(to.index())?;
+        Some((to, std::mem::take(frames)))
     }
 
     /// Forgets everything: after a panic in the middle of a burst.
     pub(crate) fn clear(&mut self) {
-        for to in self.receivers.drain(..) {
-            if let Some(list) = self.lists.get_mut(to.index()) {
-                *list = List {
-                    first: NONE,
-                    last: NONE,
-                };
-            }
+        while self.take().is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_in_order_of_arrival() {
+        let mut frames = Frames::default();
+        assert!(frames.is_empty());
+        for slot in [63, 0, 7, 7, 31] {
+            frames.insert(slot);
         }
-        self.copies.clear();
+        assert!(frames.eq([0, 7, 31, 63]));
     }
 }

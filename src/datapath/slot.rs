@@ -20,6 +20,9 @@ pub(crate) const SNAPSHOT_MAX: usize = 256;
 pub(crate) const HEADER_MAX: usize = 12;
 /// Largest frame, without the virtio-net header: VIRTIO 1.2, 5.1.6.3.1 asks receivers for 65,550 bytes with the Ethernet header; a tag comes on top.
 pub(crate) const FRAME_MAX: u32 = 65_554;
+/// Slots of a burst, as their numbers count them.
+const BURST_8: u8 = 64;
+const _: () = assert!(BURST_8 as usize == BURST);
 const TAG: u32 = 4;
 const _: () = assert!(vlan::TAG == 4);
 /// Smallest frame: an Ethernet header.
@@ -117,7 +120,7 @@ pub(crate) struct Slot {
     /// Whether it carries a tag.
     pub(crate) tagged: bool,
     /// Spreads flows over the queues of a receiver.
-    pub(crate) flow: Option<u32>,
+    flow: Option<u32>,
     pub(crate) outcome: Outcome,
     tail: Cursor,
 }
@@ -140,7 +143,7 @@ impl Slot {
 
     /// Takes the snapshot of a chain. `reads_header`: whether the guest may ask for offloads at all; if
     /// not, its virtio-net header is not even looked at.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(
         &mut self,
         memory: &GuestMemory,
@@ -160,31 +163,64 @@ impl Slot {
             return;
         }
         let header_bytes = bytes_of(header_len);
-        let Some(len) = chain
-            .len
-            .checked_sub(header_bytes)
-            .filter(|len| *len >= FRAME_MIN)
-        else {
+        if chain.len < header_bytes.saturating_add(FRAME_MIN) {
             self.outcome = Outcome::Dropped(DropReason::Runt);
             return;
-        };
+        }
+        let len = chain.len.wrapping_sub(header_bytes); // chain.len is more
         if len > FRAME_MAX {
             self.outcome = Outcome::Dropped(DropReason::Oversize);
             return;
         }
         self.len = len;
-        let mut cursor = Cursor::default();
-        let mut header = [0u8; HEADER_MAX];
-        if reads_header {
-            if let Some(header) = header.get_mut(..header_len) {
-                cursor.read(memory, extents, header);
+        match extents {
+            [only] if only.len() == chain.len => {
+                self.take_single(memory, *only, header_bytes, reads_header);
             }
-            let [first @ .., _, _] = &header;
-            self.sent = VnetHeader::parse(first);
-        } else {
-            cursor = Cursor::after(extents, header_bytes);
+            _ => self.take_pieces(memory, extents, header_bytes, reads_header),
         }
-        self.tail = cursor;
+    }
+
+    /// The fast path: the chain is one buffer of `header` and `self.len` bytes, so that what is wanted of it lies in
+    /// one piece, as it will here.
+    #[inline(always)]
+    fn take_single(&mut self, memory: &GuestMemory, only: Extent, header: u32, reads_header: bool) {
+        let want = self.len.min(bytes_of(SNAPSHOT));
+        let skip = if reads_header { 0 } else { header };
+        let start = HEADER_MAX.saturating_sub(header.saturating_sub(skip) as usize);
+        if let Some(room) = self.head.get_mut(start..HEADER_MAX + want as usize) {
+            memory.read(only.skip(skip), room);
+            if reads_header && let Some(sent) = room.first_chunk() {
+                self.sent = VnetHeader::parse(sent);
+            }
+            self.have = short(want as usize);
+        }
+        self.tail = Cursor {
+            extent: 0,
+            skip: header.saturating_add(want),
+        };
+    }
+
+    #[inline(never)]
+    fn take_pieces(
+        &mut self,
+        memory: &GuestMemory,
+        extents: &[Extent],
+        header: u32,
+        reads_header: bool,
+    ) {
+        self.tail = if reads_header {
+            let mut cursor = Cursor::default();
+            let mut bytes = [0u8; HEADER_MAX];
+            if let Some(bytes) = bytes.get_mut(..header as usize) {
+                cursor.read(memory, extents, bytes);
+            }
+            let [first @ .., _, _] = &bytes;
+            self.sent = VnetHeader::parse(first);
+            cursor
+        } else {
+            Cursor::after(extents, header)
+        };
         self.extend(memory, extents, SNAPSHOT);
     }
 
@@ -237,17 +273,45 @@ impl Slot {
         self.tail
     }
 
-    /// A virtio-net header of `len` bytes, then the snapshot, in one piece.
+    /// Puts a virtio-net header of `len` bytes for a frame that needs nothing and fills `buffers` chains in front of
+    /// the snapshot.
+    #[inline(always)]
+    pub(crate) fn set_plain_header(&mut self, buffers: u16, len: usize) {
+        if len == HEADER_MAX
+            && let Some(room) = self.head.first_chunk_mut::<HEADER_MAX>()
+        {
+            // All zero, and `num_buffers` at the end: two stores.
+            let [n0, n1] = buffers.to_le_bytes();
+            *room = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n0, n1];
+        } else {
+            self.set_header(&[0; HEADER_MAX], len);
+        }
+    }
+
+    /// Puts the first `len` bytes of a receiver's virtio-net header in front of the snapshot.
     #[inline]
-    pub(crate) fn framed(&mut self, header: &[u8; HEADER_MAX], len: usize) -> &[u8] {
+    pub(crate) fn set_header(&mut self, header: &[u8; HEADER_MAX], len: usize) {
         let start = HEADER_MAX.saturating_sub(len);
-        if let (Some(room), Some(header)) =
-            (self.head.get_mut(start..HEADER_MAX), header.get(..len))
+        if let Some(room) = self.head.get_mut(start..HEADER_MAX)
+            && let Some(header) = header.get(..room.len())
         {
             room.copy_from_slice(header);
         }
+    }
+
+    /// The `len` bytes of virtio-net header that were set last, then the snapshot, in one piece.
+    #[inline]
+    pub(crate) fn framed(&self, len: usize) -> &[u8] {
+        let start = HEADER_MAX.saturating_sub(len);
         self.head
             .get(start..HEADER_MAX + usize::from(self.have))
+            .unwrap_or_default()
+    }
+
+    /// The header alone.
+    pub(crate) fn header(&self, len: usize) -> &[u8] {
+        self.head
+            .get(HEADER_MAX.saturating_sub(len)..HEADER_MAX)
             .unwrap_or_default()
     }
 
@@ -264,13 +328,14 @@ impl Slot {
         packet > u32::from(mtu)
     }
 
-    /// Makes sure that the flow is hashed.
-    pub(crate) fn hash_flow(&mut self, seed: u64) {
-        if self.flow.is_none() {
-            self.flow = Some(
-                Frame::parse(self.snapshot(), self.len).map_or(0, |frame| frame.flow_hash(seed)),
-            );
+    /// The hash of the flow, made once.
+    pub(crate) fn hash_flow(&mut self, seed: u64) -> u32 {
+        if let Some(flow) = self.flow {
+            return flow;
         }
+        let flow = Frame::parse(self.snapshot(), self.len).map_or(0, |frame| frame.flow_hash(seed));
+        self.flow = Some(flow);
+        flow
     }
 
     /// One receiver has the frame.
@@ -290,7 +355,6 @@ impl Slot {
 
 impl Cursor {
     /// Stands behind the first `skip` bytes.
-    #[inline]
     fn after(extents: &[Extent], mut skip: u32) -> Self {
         let mut at = 0u16;
         for extent in extents {
@@ -306,19 +370,22 @@ impl Cursor {
 
 /// The slots of a burst, one for each chain.
 #[derive(Debug)]
-pub(crate) struct Slots(Box<[Slot]>);
+pub(crate) struct Slots(Box<[Slot; BURST]>);
 
 impl Slots {
     pub(crate) fn new() -> Self {
-        Self(vec![Slot::empty(); BURST].into_boxed_slice())
+        Self(Box::new(std::array::from_fn(|_| Slot::empty())))
     }
 
-    /// The slots of the chains that were collected, each with its chain.
+    /// The slots of the chains that were collected, numbered, each with its chain.
+    #[inline]
     pub(crate) fn of<'a>(
         &'a mut self,
         chains: &'a ChainBurst,
-    ) -> impl Iterator<Item = (&'a mut Slot, &'a Chain)> {
-        self.0.iter_mut().zip(chains.chains())
+    ) -> impl Iterator<Item = (u8, &'a mut Slot, &'a Chain)> {
+        (0..BURST_8)
+            .zip(self.0.iter_mut().zip(chains.chains()))
+            .map(|(index, (slot, chain))| (index, slot, chain))
     }
 
     /// Slot `index`.
@@ -328,6 +395,7 @@ impl Slots {
     }
 
     /// The first slots.
+    #[inline]
     pub(crate) fn first(&self, count: usize) -> &[Slot] {
         self.0.get(..count).unwrap_or_default()
     }

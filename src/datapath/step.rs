@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! collect   chains, checked                          (ring)
-//! snapshot  the first bytes of each, private         (slot)
-//! judge     offload asked for, guard, fabric, gate   (offload, policy, fabric)
+//! judge     the first bytes of each, made private    (slot)
+//!           offload asked for, guard, fabric, gate   (offload, policy, fabric)
 //! deliver   receiver by receiver                     (fanout, egress)
 //! complete  every head goes back, one notification   (ring)
 //! ```
@@ -21,12 +21,12 @@ use super::offload::{Headers, Offload, Sender};
 use super::slot::{Outcome, SNAPSHOT_MAX, Slot, Slots};
 use super::worker::Visit;
 use crate::clock::Tick;
-use crate::counters::{DropReason, MAX_PORTS, PortId, Tally};
-use crate::fabric::{Kind, LookupCache};
+use crate::counters::{DropReason, PortId, Tally};
+use crate::fabric::{Destinations, Kind, LookupCache};
 use crate::frame::Frame;
-use crate::memory::Extent;
+use crate::policy::Admitted;
 use crate::port::lanes::{Fault, Lanes, TxLane};
-use crate::ring::{BURST, ChainBurst};
+use crate::ring::ChainBurst;
 
 /// The longest IP packet of a port that was told no MTU.
 const NO_MTU: u16 = u16::MAX;
@@ -38,7 +38,6 @@ pub(crate) struct Step {
     fanout: Fanout,
     egress: Egress,
     tally: Tally,
-    list: Vec<u8>,
 }
 
 impl Step {
@@ -49,7 +48,6 @@ impl Step {
             fanout: Fanout::new(),
             egress: Egress::new(),
             tally: Tally::new(),
-            list: Vec::with_capacity(BURST),
         }
     }
 
@@ -141,42 +139,24 @@ impl Step {
             mtu: lanes.mtu().unwrap_or(NO_MTU),
         };
         let memory = lane.ring.memory();
-        let mut malformed = 0;
-        for (slot, chain) in self.slots.of(&self.chains) {
-            let extents = self.chains.extents(chain);
-            slot.take(
-                memory,
-                chain,
-                extents,
-                lane.header_len,
-                sender.has_offloads(),
-            );
-            malformed += u64::from(chain.fault.is_some());
-        }
-        lanes.counters().events.malformed_chains.add(malformed);
         let count = self.chains.chains().len();
         let source = Source {
             memory: Some(memory),
             chains: &self.chains,
         };
-        let veto = if memory.faulted() {
-            Some(DropReason::SenderFault)
-        } else if lane.enabled {
-            None
-        } else {
-            Some(DropReason::RingDisabled)
-        };
-        for index in (0u8..).take(count) {
-            let Some(slot) = self
-                .slots
-                .get_mut(index)
-                .filter(|slot| slot.outcome == Outcome::Open)
-            else {
+        let (header_len, reads_header) = (lane.header_len, sender.has_offloads());
+        let mut malformed = 0u64;
+        for (index, slot, chain) in self.slots.of(&self.chains) {
+            let extents = self.chains.extents(chain);
+            slot.take(memory, chain, extents, header_len, reads_header);
+            if slot.outcome != Outcome::Open {
+                malformed = malformed.wrapping_add(chain.fault.is_some().into()); // at most BURST
                 continue;
-            };
-            let judged = match veto {
-                Some(reason) => Err(reason),
-                None => judge(
+            }
+            let judged = if memory.faulted() {
+                Err(DropReason::SenderFault)
+            } else if lane.enabled {
+                judge(
                     slot,
                     index,
                     source,
@@ -187,27 +167,18 @@ impl Step {
                     now,
                     cache,
                     &mut self.fanout,
-                ),
+                )
+            } else {
+                Err(DropReason::RingDisabled)
             };
             if let Err(reason) = judged {
                 slot.refused(reason);
             }
-            if self.fanout.room() < MAX_PORTS {
-                deliver(
-                    &mut self.egress,
-                    &mut self.fanout,
-                    &mut self.list,
-                    source,
-                    &mut self.slots,
-                    ports,
-                    gate,
-                );
-            }
         }
+        lanes.counters().events.malformed_chains.add(malformed);
         deliver(
             &mut self.egress,
             &mut self.fanout,
-            &mut self.list,
             source,
             &mut self.slots,
             ports,
@@ -261,7 +232,6 @@ impl Step {
         deliver(
             &mut self.egress,
             &mut self.fanout,
-            &mut self.list,
             source,
             &mut self.slots,
             ports,
@@ -293,22 +263,31 @@ impl Step {
 
     /// Puts the outcome of the first `count` slots into the port's books.
     fn count(&mut self, lanes: &Lanes, count: usize) {
+        let (mut frames, mut bytes) = (0u32, 0u64);
+        let (mut passed, mut passed_bytes) = (0u32, 0u64);
         for slot in self.slots.first(count) {
-            self.tally.enter(slot.len);
+            // At most BURST frames of FRAME_MAX bytes.
+            frames = frames.wrapping_add(1);
+            bytes = bytes.wrapping_add(slot.len.into());
             match slot.outcome {
-                Outcome::Forwarded => self.tally.pass(slot.len),
+                Outcome::Forwarded => {
+                    passed = passed.wrapping_add(1);
+                    passed_bytes = passed_bytes.wrapping_add(slot.len.into());
+                }
                 Outcome::Dropped(reason) => self.tally.lose(reason),
                 // A frame that was judged and offered to nobody: every way out above gives an outcome.
                 Outcome::Open => self.tally.lose(DropReason::NoDestination),
             }
         }
+        self.tally.enter_all(frames, bytes);
+        self.tally.pass_all(passed, passed_bytes);
         lanes.counters().add_ingress(&mut self.tally);
     }
 }
 
 /// Judges one frame and notes where it goes.
 #[allow(clippy::too_many_arguments)]
-#[inline]
+#[inline(always)]
 fn judge(
     slot: &mut Slot,
     index: u8,
@@ -321,7 +300,10 @@ fn judge(
     cache: &mut LookupCache,
     fanout: &mut Fanout,
 ) -> Result<(), DropReason> {
-    slot.offload = asked_for(slot, source.extents(index), source, sender)?;
+    match Offload::judge_plain(&slot.sent, slot.len, sender) {
+        Some(judged) => judged?,
+        None => slot.offload = asked_for(slot, index, source, sender)?,
+    }
     let frame = Frame::parse(slot.snapshot(), slot.len)?;
     let tagged = frame.tag().is_some();
     let admitted = gate.policy.admit(from, frame)?;
@@ -329,54 +311,62 @@ fn judge(
     match destinations.kind() {
         Kind::Drop(reason) => return Err(reason),
         Kind::Port(to) => fanout.push(&gate.policy.permit(&admitted, to)?, index),
-        Kind::Flood => {
-            let mut refusal = DropReason::NoDestination;
-            let mut copies = 0;
-            for to in gate.fabric.ports(&destinations).iter() {
-                // A port without a guest is no destination of a flood; a guest that is not ready loses nothing.
-                if !ports
-                    .get(to.index())
-                    .is_some_and(|lanes| lanes.is_receiving())
-                {
-                    continue;
-                }
-                match gate.policy.permit(&admitted, to) {
-                    Ok(permit) => {
-                        fanout.push(&permit, index);
-                        copies += 1;
-                    }
-                    Err(reason) => refusal = reason,
-                }
-            }
-            if copies == 0 {
-                return Err(refusal);
-            }
-        }
+        Kind::Flood => flood(&admitted, &destinations, index, ports, gate, fanout)?,
     }
     slot.vid = destinations.vid();
     slot.tagged = tagged;
     Ok(())
 }
 
+/// Notes all receivers of a frame that goes to many.
+#[inline(never)]
+fn flood(
+    admitted: &Admitted<'_>,
+    destinations: &Destinations,
+    index: u8,
+    ports: &[Arc<Lanes>],
+    gate: &Gate,
+    fanout: &mut Fanout,
+) -> Result<(), DropReason> {
+    let mut refusal = DropReason::NoDestination;
+    let mut copies = 0u32;
+    for to in gate.fabric.ports(destinations).iter() {
+        // A port without a guest is no destination of a flood; a guest that is not ready loses nothing.
+        if !ports
+            .get(to.index())
+            .is_some_and(|lanes| lanes.is_receiving())
+        {
+            continue;
+        }
+        match gate.policy.permit(admitted, to) {
+            Ok(permit) => {
+                fanout.push(&permit, index);
+                copies = copies.wrapping_add(1); // at most MAX_PORTS
+            }
+            Err(reason) => refusal = reason,
+        }
+    }
+    if copies == 0 { Err(refusal) } else { Ok(()) }
+}
+
 /// What the sender asks for, judged against the headers of the frame. Headers that run past the snapshot extend it, once.
-#[inline]
+#[inline(never)]
 fn asked_for(
     slot: &mut Slot,
-    extents: &[Extent],
+    index: u8,
     source: Source<'_>,
     sender: Sender,
 ) -> Result<Offload, DropReason> {
     let first = judge_offload(slot, sender);
     match (first, source.memory) {
         (Err(DropReason::HeadersTooLong), Some(memory)) if slot.can_extend() => {
-            slot.extend(memory, extents, SNAPSHOT_MAX);
+            slot.extend(memory, source.extents(index), SNAPSHOT_MAX);
             judge_offload(slot, sender)
         }
         _ => first,
     }
 }
 
-#[inline]
 fn judge_offload(slot: &Slot, sender: Sender) -> Result<Offload, DropReason> {
     Offload::judge(&slot.sent, slot.len, sender, || {
         Headers::of(&Frame::parse(slot.snapshot(), slot.len)?)
@@ -387,15 +377,14 @@ fn judge_offload(slot: &Slot, sender: Sender) -> Result<Offload, DropReason> {
 fn deliver(
     egress: &mut Egress,
     fanout: &mut Fanout,
-    list: &mut Vec<u8>,
     source: Source<'_>,
     slots: &mut Slots,
     ports: &[Arc<Lanes>],
     gate: &Gate,
 ) {
-    while let Some(to) = fanout.take(list) {
+    while let Some((to, frames)) = fanout.take() {
         if let Some(lanes) = ports.get(to.index()) {
-            egress.deliver(source, slots, list, lanes, &gate.fabric);
+            egress.deliver(source, slots, frames, lanes, &gate.fabric);
         }
     }
 }

@@ -106,7 +106,7 @@ impl Fabric {
     ///
     /// In this order: the frame's VLAN; its source address, learned, or refused when it is declared for another
     /// port; its destination address.
-    #[inline]
+    #[inline(always)]
     pub fn forward(
         &self,
         frame: &Admitted<'_>,
@@ -124,7 +124,7 @@ impl Fabric {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn decide(
         &self,
         admitted: &Admitted<'_>,
@@ -144,6 +144,11 @@ impl Fabric {
                 _ => Err(DropReason::Unreachable),
             };
         }
+        self.decide_flood(source, vid)
+    }
+
+    #[inline(never)]
+    fn decide_flood(&self, source: PortId, vid: Vid) -> Result<(Vid, Kind), DropReason> {
         if self.flood(source, vid).is_empty() {
             return Err(DropReason::NoDestination);
         }

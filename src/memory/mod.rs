@@ -23,11 +23,11 @@
 //!
 //! # What comes from where
 //!
-//! Volatile slices (bounds, atomics, guest-to-guest copies) are `vm-memory`'s. Its mappings and its
+//! Volatile slices (bounds, atomics) are `vm-memory`'s. Its mappings and its
 //! `GuestMemoryMmap` are not used: the fault handler must know a range from before its first use until
 //! it is unmapped, and may replace what is mapped there; the file of each region would stay open; and
 //! lookup on the path wants a hint instead of a search for each descriptor. Copies are libc's
-//! memmove, which measures as fast as anything wider, except for the few bytes of a header.
+//! memcpy and memmove, which measure as fast as anything wider, called without a detour.
 #![allow(unsafe_code)]
 
 mod doorbell;

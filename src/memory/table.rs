@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use vm_memory::{Bytes, VolatileMemory, VolatileSlice};
+use vm_memory::{Bytes, VolatileSlice};
 
 use super::extent::{Extent, RegionHint};
 use super::fault::{FaultCause, FaultFlag};
@@ -240,7 +240,7 @@ impl GuestMemory {
     ///
     /// The answer may be shorter than asked, when the region ends before: the caller asks again for
     /// the rest, which may begin in an adjacent region. `None` when no region holds `guest_addr`.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn locate(&self, guest_addr: u64, len: u32, hint: &mut RegionHint) -> Option<Extent> {
         if let Some(span) = self.spans.get(hint.0 as usize) {
@@ -253,6 +253,7 @@ impl GuestMemory {
     }
 
     #[cold]
+    #[inline(never)]
     fn search(&self, guest_addr: u64, len: u32, hint: &mut RegionHint) -> Option<Extent> {
         let after = self
             .spans
@@ -317,17 +318,14 @@ impl GuestMemory {
     /// Copies from guest memory, as much as both have. Each byte is read once.
     ///
     /// An extent of another table that this one does not have reads as zeros and raises the fault flag.
-    #[inline]
+    #[inline(always)]
     pub fn read(&self, at: Extent, into: &mut [u8]) {
         let wanted = u32::try_from(into.len()).unwrap_or(u32::MAX);
         match self.slice(at.take(wanted)) {
-            Some(slice) => {
-                slice.copy_to(into);
-                settle(into);
-            }
+            Some(slice) => get(&slice, into),
             None => {
                 into.fill(0);
-                self.fault.raise(FaultCause::OutOfBounds);
+                self.out_of_bounds();
             }
         }
     }
@@ -349,13 +347,13 @@ impl GuestMemory {
     /// Copies to guest memory, as much as both have.
     ///
     /// An extent of another table that this one does not have is not written; the fault flag is raised.
-    #[inline]
+    #[inline(always)]
     pub fn write(&self, at: Extent, from: &[u8]) {
         let wanted = u32::try_from(from.len()).unwrap_or(u32::MAX);
         let at = at.take(wanted);
         match self.slice(at) {
             Some(slice) => self.mutate(self.guest_addr(at), &slice, |slice| put(slice, from)),
-            None => self.fault.raise(FaultCause::OutOfBounds),
+            None => self.out_of_bounds(),
         }
     }
 
@@ -369,14 +367,20 @@ impl GuestMemory {
         let source_at = source_at.take(target_at.len);
         let target_at = target_at.take(source_at.len);
         let Some(bytes) = source.slice(source_at) else {
-            return source.fault.raise(FaultCause::OutOfBounds);
+            return source.out_of_bounds();
         };
         let Some(place) = target.slice(target_at) else {
-            return target.fault.raise(FaultCause::OutOfBounds);
+            return target.out_of_bounds();
         };
         target.mutate(target.guest_addr(target_at), &place, |place| {
-            bytes.copy_to_volatile_slice(*place);
+            across(&bytes, place);
         });
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn out_of_bounds(&self) {
+        self.fault.raise(FaultCause::OutOfBounds);
     }
 
     /// Asks for the first two cache lines of `at`, to be read soon.
@@ -433,28 +437,48 @@ impl GuestMemory {
     }
 }
 
-/// Copies as much as both have.
+// The three copies. VolatileSlice's own do the same behind a function that picks a width for each call; for the few
+// dozen bytes of a small frame that costs more than the copy.
+
+/// Copies out as much as both have. Each byte is read once.
+#[inline(always)]
+pub(super) fn get(slice: &VolatileSlice<'_>, into: &mut [u8]) {
+    let from = slice.ptr_guard();
+    let len = slice.len().min(into.len());
+    // SAFETY: a VolatileSlice names `slice.len()` mapped bytes, `into` is as long, and the two do not overlap:
+    // no reference to guest memory exists, so `into` is not in it. The guest may write meanwhile; the bytes are
+    // then a mixture, which is all that is claimed of them.
+    unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into.as_mut_ptr(), len) };
+    settle(into);
+}
+
+/// Copies in as much as both have.
 #[inline(always)]
 pub(super) fn put(slice: &VolatileSlice<'_>, from: &[u8]) {
-    // A virtio-net header, once for each frame: two overlapping words are faster than a call of memmove.
-    if let 8..=16 = slice.len()
-        && let Some(whole) = from.get(..slice.len())
-        && let (Some(first), Some(last)) = (whole.first_chunk(), whole.last_chunk())
-        && let Ok(head) = slice.get_ref::<u64>(0)
-        && let Ok(tail) = slice.get_ref::<u64>(slice.len().wrapping_sub(8))
-    {
-        head.store(u64::from_ne_bytes(*first));
-        tail.store(u64::from_ne_bytes(*last));
-        return;
-    }
-    slice.copy_from(from);
+    let to = slice.ptr_guard_mut();
+    let len = slice.len().min(from.len());
+    // SAFETY: as in `get`, the other way round; the bytes are mapped for writing.
+    unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), len) };
+}
+
+/// Copies as much as both have, from one guest to another or within one: they may overlap.
+#[inline(always)]
+fn across(from: &VolatileSlice<'_>, to: &VolatileSlice<'_>) {
+    let (source, target) = (from.ptr_guard(), to.ptr_guard_mut());
+    let len = from.len().min(to.len());
+    // SAFETY: both name at least `len` mapped bytes, and `copy` allows them to overlap.
+    unsafe { std::ptr::copy(source.as_ptr(), target.as_ptr(), len) };
 }
 
 #[inline(always)]
 fn extent(region: u32, span: &Span, offset: u64, len: u32) -> Extent {
     // offset < size, so this does not wrap.
     let left = span.size.wrapping_sub(offset);
-    let len = u32::try_from(left).map_or(len, |left| left.min(len));
+    let len = if left >= u64::from(len) {
+        len
+    } else {
+        u32::try_from(left).unwrap_or(len) // less than `len`, so it fits
+    };
     Extent {
         region,
         len,

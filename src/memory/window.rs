@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use vm_memory::{Bytes, VolatileSlice};
 
 use super::fault::FaultCause;
-use super::table::{GuestMemory, put, settle};
+use super::table::{GuestMemory, get, put};
 
 /// Why there is no window.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -156,13 +156,10 @@ impl Window {
             && let Ok(high) = part.load::<u64>(8, Ordering::Relaxed)
         {
             let halves = [low.to_ne_bytes(), high.to_ne_bytes()];
-            for (byte, have) in bytes.iter_mut().zip(halves.as_flattened()) {
-                *byte = *have;
-            }
+            bytes.copy_from_slice(halves.as_flattened());
             return bytes;
         }
-        part.copy_to(&mut bytes);
-        settle(&mut bytes);
+        get(&part, &mut bytes);
         bytes
     }
 
@@ -187,10 +184,7 @@ impl Window {
     #[inline]
     pub fn read_into(&self, offset: usize, into: &mut [u8]) {
         match self.part(offset, into.len()) {
-            Some(part) => {
-                part.copy_to(into);
-                settle(into);
-            }
+            Some(part) => get(&part, into),
             None => into.fill(0),
         }
     }

@@ -229,30 +229,60 @@ impl Offload {
     ///
     /// # Errors
     /// `bad-offload`, `gso-invalid`, `oversize` (H-13), or that of `headers`.
+    #[inline(always)]
     pub fn judge(
         header: &VnetHeader,
         total_len: u32,
         sender: Sender,
         headers: impl FnOnce() -> Result<Option<Headers>, DropReason>,
     ) -> Result<Self, DropReason> {
-        let asks = if sender.has_offloads() {
-            *header
-        } else {
-            VnetHeader::default()
-        };
+        match Self::judge_plain(header, total_len, sender) {
+            Some(judged) => judged.map(|()| Self::None),
+            None => Self::judge_asked(*header, total_len, sender, headers),
+        }
+    }
+
+    /// The judgement of a frame whose header asks for nothing, as that of most does: only its length matters.
+    /// `None` when it asks for something.
+    #[inline(always)]
+    pub fn judge_plain(
+        header: &VnetHeader,
+        total_len: u32,
+        sender: Sender,
+    ) -> Option<Result<(), DropReason>> {
+        let asks = header.gso_type != vnet::GSO_NONE || header.flags & vnet::NEEDS_CSUM != 0;
+        if asks && sender.has_offloads() {
+            return None;
+        }
+        Some(Self::judge_length(total_len, sender))
+    }
+
+    /// A frame that is not to be cut must fit the sender's MTU. Its tags are the fabric's business; here a tag only
+    /// lengthens it.
+    #[inline(always)]
+    fn judge_length(total_len: u32, sender: Sender) -> Result<(), DropReason> {
+        if total_len > ETHERNET + VLAN_TAG + u32::from(sender.mtu) {
+            return Err(DropReason::Oversize);
+        }
+        Ok(())
+    }
+
+    /// A header that asks for something.
+    #[inline(never)]
+    fn judge_asked(
+        asks: VnetHeader,
+        total_len: u32,
+        sender: Sender,
+        headers: impl FnOnce() -> Result<Option<Headers>, DropReason>,
+    ) -> Result<Self, DropReason> {
         if asks.gso_type == vnet::GSO_NONE {
-            // The frame's tags are the fabric's business; here a tag only lengthens it.
-            if total_len > ETHERNET + VLAN_TAG + u32::from(sender.mtu) {
-                return Err(DropReason::Oversize);
-            }
-            if asks.flags & vnet::NEEDS_CSUM == 0 {
-                return Ok(Self::None);
-            }
+            Self::judge_length(total_len, sender)?;
         } else if asks.flags & vnet::NEEDS_CSUM == 0 {
             // VIRTIO 1.2, 5.1.6.2.1: whoever sets gso_type sets NEEDS_CSUM.
             return Err(DropReason::GsoInvalid);
         }
-        let headers = headers()?.ok_or(if asks.gso_type == vnet::GSO_NONE {
+        let headers = headers()?;
+        let headers = headers.ok_or(if asks.gso_type == vnet::GSO_NONE {
             DropReason::BadOffload
         } else {
             DropReason::GsoInvalid

@@ -147,7 +147,7 @@ impl Fdb {
         self.lookup_cached(vid, mac, seconds(now), &mut LookupCache::default())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn lookup_cached(
         &self,
         vid: Vid,
@@ -157,13 +157,22 @@ impl Fdb {
     ) -> Option<PortId> {
         let key = Key::new(vid.get(), mac);
         let cached = cache.destination(key);
-        if cached.key != key || self.table.word(cached.found.slot) != cached.found.word {
-            *cached = Cached {
-                key,
-                found: self.find_either(key)?,
-            };
+        let slot = self.table.look(cached.found.slot);
+        if cached.key == key
+            && let Some((word, seen)) = slot
+            && word == cached.found.word
+        {
+            let age = now.saturating_sub(seen.load(Ordering::Relaxed));
+            let is_fresh = age <= self.limits.ageing || word.is_static();
+            return if is_fresh { word.port() } else { None };
         }
-        let found = cached.found;
+        self.lookup_uncached(key, now, cached)
+    }
+
+    #[inline(never)]
+    fn lookup_uncached(&self, key: Key, now: u32, cached: &mut Cached) -> Option<PortId> {
+        let found = self.find_either(key)?;
+        *cached = Cached { key, found };
         if self.is_expired(found, now) {
             None
         } else {
@@ -180,7 +189,7 @@ impl Fdb {
         self.learn_cached(source, vid, mac, seconds(now), &mut LookupCache::default())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn learn_cached(
         &self,
         source: PortId,
@@ -190,10 +199,13 @@ impl Fdb {
         cache: &mut LookupCache,
     ) -> Result<(), DropReason> {
         let key = Key::new(vid.get(), mac);
-        let cached = cache.source;
-        let holds = cached.key == key && self.table.word(cached.found.slot) == cached.found.word;
-        if holds && cached.found.word.is_on(source) {
-            self.table.refresh(cached.found.slot, now);
+        let cached = &cache.source;
+        if cached.key == key
+            && let Some((word, seen)) = self.table.look(cached.found.slot)
+            && word == cached.found.word
+            && word.is_on(source)
+        {
+            Table::refresh_second(seen, now);
             return Ok(());
         }
         if let Some(found) = self.learn_uncached(source, key, now)? {
@@ -203,6 +215,7 @@ impl Fdb {
     }
 
     /// The entry under which the address is known now; `None` when there was no room for it.
+    #[inline(never)]
     fn learn_uncached(
         &self,
         source: PortId,

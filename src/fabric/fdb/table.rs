@@ -204,11 +204,26 @@ impl Table {
     /// slot has just changed hands, the new entry lives a little longer.
     #[inline]
     pub(super) fn refresh(&self, slot: Slot, now: u32) {
-        if let Some(seen) = self.second(slot)
-            && seen.load(Ordering::Relaxed) < now
-        {
+        if let Some(seen) = self.second(slot) {
+            Self::refresh_second(seen, now);
+        }
+    }
+
+    /// As [`refresh`](Self::refresh), of a slot that was looked at.
+    #[inline]
+    pub(super) fn refresh_second(seen: &AtomicU32, now: u32) {
+        if seen.load(Ordering::Relaxed) < now {
             seen.store(now, Ordering::Relaxed);
         }
+    }
+
+    /// The word in a slot now, and its second.
+    #[inline]
+    pub(super) fn look(&self, slot: Slot) -> Option<(Word, &AtomicU32)> {
+        let bucket = self.buckets.get(slot.bucket as usize)?;
+        let word = bucket.words.get(slot.way as usize)?;
+        let seen = bucket.seen.get(slot.way as usize)?;
+        Some((Word(word.load(Ordering::Acquire)), seen))
     }
 
     #[inline]
