@@ -1,13 +1,23 @@
 //! What attackers try, by the names of the threat model. A pair of victims talks throughout; the attacker's own port pays.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use portcullis::guest::{Descriptor, Guest, desc_flag};
+use portcullis::guest::{Descriptor, Guest, Shape, VnetHeader, desc_flag};
 
-use crate::rig::{Switch, Victims, expect, frame, mac, until};
+use crate::rig::{BROADCAST, Switch, Victims, all, expect, frame, hear, mac, until};
 
 const PORTS: [(&str, &str); 4] = [("a", ""), ("b", ""), ("mallory", ""), ("witness", "")];
+
+/// Ends the threads of a test when it ends, by failing too.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 fn descriptors(switch: &Switch) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", switch.pid()))
@@ -223,6 +233,177 @@ fn f_3_a_receiver_without_buffers_holds_up_nobody() {
         assert!(lost >= 40, "{lost}");
         assert_eq!(switch.dropped("witness", "receiver-full"), lost);
         drop(witness);
+        switch.await_state("witness", "waiting");
+    });
+}
+
+/// a guest that rewrites the address of a frame while the switch reads it. Either address may win, but what is
+/// delivered is what was judged: no receiver ever sees a frame that is addressed to the other.
+#[test]
+fn q_14_what_was_judged_is_what_arrives() {
+    let switch = Switch::start(&PORTS);
+    let mut a = switch.guest("a", mac(0xa));
+    let mut b = switch.guest("b", mac(0xb));
+    let mut mallory = switch.guest("mallory", mac(66));
+    for guest in [&mut a, &mut b] {
+        let me = guest.mac();
+        guest.send(&frame(mac(66), me, b"here")).unwrap();
+        expect(&mut mallory);
+    }
+    all(&mut a);
+    all(&mut b);
+    let memory = mallory.memory().clone();
+    let last = memory.regions().last().unwrap();
+    // A network header of zeros, then the frame: longer than a snapshot, so that its end is copied later than its beginning.
+    let at = last.gpa + last.size - 4096;
+    let bytes = [&[0u8; 12][..], &frame(mac(0xa), mac(66), &[7; 400])].concat();
+    memory.write(at, &bytes).unwrap();
+    let address = at + 12 + 5;
+    let over = AtomicBool::new(false);
+    let (mut to_a, mut to_b) = (0u64, 0u64);
+    std::thread::scope(|scope| {
+        let _ends = Ends(&over);
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                for last in [0xau8, 0xb] {
+                    memory.store(address, last, Ordering::Relaxed).unwrap();
+                }
+            }
+        });
+        let chain = [Descriptor {
+            addr: at,
+            len: bytes.len() as u32,
+            flags: 0,
+            next: 0,
+        }];
+        let mut reaped = Vec::new();
+        while to_a + to_b < 100_000 {
+            for _ in 0..32 {
+                mallory.tx(0).add_raw(&chain, 0).unwrap();
+            }
+            mallory.tx(0).publish().unwrap();
+            mallory.tx(0).kick().unwrap();
+            until("the burst", || {
+                mallory.tx(0).reap(64, &mut reaped).unwrap();
+                (mallory.tx(0).in_flight() == 0).then_some(())
+            });
+            reaped.clear();
+            for (guest, own, count) in [(&mut a, 0xau8, &mut to_a), (&mut b, 0xb, &mut to_b)] {
+                for got in all(guest).into_iter().filter(|got| got.bytes[11] == 66) {
+                    assert_eq!(got.bytes[5], own, "a frame for the other guest");
+                    assert_eq!(got.bytes.len(), bytes.len() - 12);
+                    *count += 1;
+                }
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(
+        to_a > 100 && to_b > 100,
+        "the address did change while frames were read: {to_a}, {to_b}"
+    );
+}
+
+/// E-35: no byte that a guest did not send reaches another: not of its memory, not of the switch's.
+#[test]
+fn e_35_nothing_leaks_but_what_was_sent() {
+    const POISON: &[u8] = b"\xde\xad\xbe\xef\xfa\xce\xfe\xed";
+    let switch = Switch::start(&PORTS);
+    let mut mallory = switch.plug("mallory", Guest::builder().mac(mac(66)).poison(POISON));
+    let mut witness = switch.plug(
+        "witness",
+        Guest::builder()
+            .mac(mac(77))
+            .without(portcullis::guest::feature::MRG_RXBUF),
+    );
+    let mut victims = Victims::plug(&switch, "a", "b");
+    // Runts, frames without padding, frames longer than a snapshot, a tag cut in half, chains that fail half-way.
+    let mut sent = 0;
+    for len in (14..200).chain([255, 256, 257, 1000, 1514, 9000]) {
+        let mut bytes = frame(BROADCAST, mac(66), &[]);
+        bytes.resize(len, 0x11);
+        mallory.send(&bytes).unwrap();
+        sent += 1;
+        for guest in [&mut victims.a, &mut victims.b, &mut witness] {
+            // The witness has buffers of 2 KiB and cannot merge them.
+            if guest.mac() == mac(77) && len > 2000 {
+                continue;
+            }
+            assert_eq!(hear(guest, mac(66)).bytes, bytes, "exactly what was sent");
+        }
+    }
+    for chain in [
+        vec![Descriptor {
+            addr: 0x1000,
+            len: 13 + 12,
+            flags: 0,
+            next: 0,
+        }],
+        vec![
+            Descriptor {
+                addr: 0x1000,
+                len: 100,
+                flags: desc_flag::NEXT,
+                next: 1,
+            },
+            Descriptor {
+                addr: 1 << 60,
+                len: 100,
+                flags: 0,
+                next: 0,
+            },
+        ],
+    ] {
+        mallory.tx(0).add_raw(&chain, 0).unwrap();
+        mallory.tx(0).publish().unwrap();
+        mallory.tx(0).kick_always().unwrap();
+        sent += 1;
+        switch.await_received("mallory", sent);
+    }
+    victims.talk(5);
+    for guest in [&victims.a, &victims.b, &witness] {
+        assert_eq!(
+            guest.memory().find(POISON),
+            None,
+            "mallory's memory in another guest"
+        );
+    }
+}
+
+/// F-1: a guest that floods with the smallest frames costs others none of theirs.
+#[test]
+fn f_1_a_flood_costs_others_nothing() {
+    attacked(|switch, victims| {
+        let mut mallory = switch.guest("mallory", mac(66));
+        let mut witness = switch.guest("witness", mac(77));
+        witness.send(&frame(mac(66), mac(77), b"here")).unwrap();
+        expect(&mut mallory);
+        for guest in [&mut victims.a, &mut victims.b] {
+            all(guest);
+        }
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _ends = Ends(&over);
+            scope.spawn(|| {
+                let bytes = frame(mac(77), mac(66), &[]);
+                while !over.load(Ordering::Relaxed) {
+                    for _ in 0..64 {
+                        // Full: the switch has not taken the last ones yet. It is told again and asked again.
+                        let queued =
+                            mallory.queue_frame(0, VnetHeader::default(), &bytes, &Shape::Together);
+                        if queued.is_err() {
+                            break;
+                        }
+                    }
+                    mallory.flush(0).unwrap();
+                }
+            });
+            victims.talk(500);
+        });
+        let flood = switch.books("mallory").received;
+        assert!(flood > 500, "{flood}");
+        drop((mallory, witness));
+        switch.await_state("mallory", "waiting");
         switch.await_state("witness", "waiting");
     });
 }
