@@ -61,11 +61,9 @@ impl Testpmd {
             Arc::clone(&output),
             log.clone(),
         );
-        collect(
-            child.stderr.take().expect("piped"),
-            Arc::clone(&output),
-            log,
-        );
+        // Apart, or a message could stand in the middle of the prompt.
+        let errors = child.stderr.take().expect("piped");
+        collect(errors, Arc::default(), log);
         let prompt = child.stdin.take().expect("piped");
         let runtime = PathBuf::from("/var/run/dpdk").join(&prefix);
         let mut testpmd = Self {
