@@ -247,6 +247,14 @@ impl Step {
             for pair in 0..receiver.pairs() {
                 if let Some(lane) = receiver.rx(pair).as_mut().and_then(|slot| slot.as_mut()) {
                     lane.ring.abandon();
+                    // What earlier visits had finished is told now: the list of who waits to be told is lost.
+                    if std::mem::take(&mut lane.unpublished)
+                        && lane.ring.publish()
+                        && let Some(call) = &lane.call
+                        && call.ring().is_err()
+                    {
+                        receiver.raise(Fault::CallBlocked);
+                    }
                 }
             }
         }

@@ -283,12 +283,19 @@ impl Worker {
 
     /// Sends the announcement of a guest that has moved here.
     fn announce(&mut self, port: PortId) {
-        let Some(lanes) = self.ports.get(port.index()) else {
+        let (step, now, gate, ports) = (&mut self.step, self.now, self.gate.load(), &self.ports);
+        let Some(lanes) = ports.get(port.index()) else {
             return;
         };
-        if let Some(mac) = lanes.take_announcement() {
-            self.step
-                .announce(lanes, mac, &self.ports, self.gate.load(), self.now);
+        let Some(mac) = lanes.take_announcement() else {
+            return;
+        };
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            step.announce(lanes, mac, ports, gate, now);
+        }));
+        if caught.is_err() {
+            step.recover(lanes, ports);
+            lanes.raise(Fault::Panicked);
         }
     }
 

@@ -13,22 +13,22 @@
 //! - *A full receiver* loses the frame at once; nobody waits and nothing is queued (F-3).
 //! - *Offloads* that the receiver did not negotiate are completed on a private linear copy.
 
+mod completion;
+mod writer;
+
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use super::fanout::Frames;
-use super::offload::{Checksum, Delivery, Offload, Segment, Segmenter, complete_checksum};
-use super::slot::{Cursor, FRAME_MAX, Slot, Slots, bytes_of};
+use super::offload::{Delivery, Offload};
+use super::slot::{FRAME_MAX, Slots, bytes_of};
 use crate::counters::{DropReason, MAX_PORTS, PortId, Tally};
-use crate::fabric::{EgressTag, Fabric};
-use crate::frame::{Frame, vlan};
+use crate::fabric::Fabric;
 use crate::memory::{Extent, GuestMemory};
 use crate::port::lanes::{Fault, Lanes, MAX_PAIRS, RxLane};
 use crate::ring::vnet::VnetHeader;
 use crate::ring::{BURST, ChainBurst, ReserveError, Reserved, Slots as Places};
-
-/// Bytes of a VLAN tag.
-const TAG: i16 = 4;
+use writer::{TagEdit, Writer};
 
 /// Where the bytes behind the snapshots come from.
 #[derive(Clone, Copy)]
@@ -49,57 +49,6 @@ impl Source<'_> {
 
     fn faulted(&self) -> bool {
         self.memory.is_some_and(GuestMemory::faulted)
-    }
-}
-
-/// What must happen to the tag of a frame on its way out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TagEdit {
-    Keep,
-    To(EgressTag),
-}
-
-impl TagEdit {
-    #[inline(always)]
-    fn of(slot: &Slot, egress: EgressTag) -> Self {
-        match (slot.tagged, egress) {
-            (false, EgressTag::Untagged) | (true, EgressTag::Tagged(_)) => Self::Keep,
-            _ => Self::To(egress),
-        }
-    }
-
-    /// Bytes that the frame grows by.
-    const fn shift(self) -> i16 {
-        match self {
-            Self::Keep => 0,
-            Self::To(EgressTag::Tagged(_)) => TAG,
-            Self::To(EgressTag::Untagged) => -TAG,
-        }
-    }
-
-    /// The bytes of a frame after the edit.
-    #[inline(always)]
-    fn grown(self, len: u32) -> u32 {
-        match self {
-            Self::Keep => len,
-            edit => len.saturating_add_signed(i32::from(edit.shift())),
-        }
-    }
-
-    /// Writes the beginning of a frame, Ethernet header included, with its tag as it must be.
-    fn write(self, writer: &mut Writer<'_>, bytes: &[u8]) {
-        let tag = match self {
-            Self::Keep => return writer.put(bytes),
-            Self::To(EgressTag::Tagged(vid)) => Some(vid),
-            Self::To(EgressTag::Untagged) => None,
-        };
-        // The bytes were parsed when they were judged; they parse again.
-        let Ok(frame) = Frame::parse(bytes, u32::try_from(bytes.len()).unwrap_or(u32::MAX)) else {
-            return;
-        };
-        let head = vlan::retag(&frame, tag);
-        writer.put(head.bytes());
-        writer.put(bytes.get(head.replaces()..).unwrap_or_default());
     }
 }
 
@@ -425,136 +374,6 @@ impl Egress {
         }
     }
 
-    /// Writes one frame whose checksum the receiver wants complete.
-    fn complete(
-        &mut self,
-        source: Source<'_>,
-        slots: &mut Slots,
-        index: u8,
-        edit: TagEdit,
-        lane: &mut RxLane,
-        plan: Checksum,
-    ) -> Result<(), DropReason> {
-        let len = self.linearise(source, slots, index)?;
-        let frame = self
-            .linear
-            .get_mut(..len)
-            .ok_or(DropReason::NotSegmentable)?;
-        if !complete_checksum(frame, plan) {
-            return Err(DropReason::NotSegmentable);
-        }
-        let reserved = self.room(
-            source,
-            slots,
-            lane,
-            edit.grown(u32::try_from(len).unwrap_or(u32::MAX)),
-        )?;
-        let header = VnetHeader::default()
-            .with_buffers(reserved.buffers)
-            .encode();
-        let mut writer = Writer::new(lane.ring.memory(), self.places.extents(&reserved));
-        writer.put(header.get(..lane.header_len).unwrap_or_default());
-        edit.write(&mut writer, self.linear.get(..len).unwrap_or_default());
-        self.pending.push(Pending {
-            slot: index,
-            reserved,
-            edit,
-            written: true,
-        });
-        Ok(())
-    }
-
-    /// Writes one frame as the segments that it stands for. If the receiver's buffers run out on the way, what was
-    /// written of it is delivered and the frame counts as undelivered, as on any path where segments get lost.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the whole context of one frame on its way out"
-    )]
-    fn cut(
-        &mut self,
-        source: Source<'_>,
-        slots: &mut Slots,
-        index: u8,
-        edit: TagEdit,
-        lane: &mut RxLane,
-        segment: Segment,
-        partial: bool,
-    ) -> Result<(), DropReason> {
-        let len = self.linearise(source, slots, index)?;
-        // Taken out while segments are read from it, since `room` may have to write other frames meanwhile.
-        let linear = std::mem::take(&mut self.linear);
-        let frame = linear.get(..len).unwrap_or_default();
-        let last = self.cut_frame(frame, source, slots, edit, lane, segment, partial);
-        self.linear = linear;
-        let reserved = last?;
-        self.pending.push(Pending {
-            slot: index,
-            reserved,
-            edit,
-            written: true,
-        });
-        Ok(())
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the whole context of one frame on its way out"
-    )]
-    fn cut_frame(
-        &mut self,
-        frame: &[u8],
-        source: Source<'_>,
-        slots: &mut Slots,
-        edit: TagEdit,
-        lane: &mut RxLane,
-        segment: Segment,
-        partial: bool,
-    ) -> Result<Reserved, DropReason> {
-        let segmenter = if partial {
-            Segmenter::partial(segment, frame)
-        } else {
-            Segmenter::complete(segment, frame)
-        };
-        let mut segmenter = segmenter.ok_or(DropReason::NotSegmentable)?;
-        let header = segmenter.header(edit.shift());
-        let mut last = None;
-        while let Some(cut) = segmenter.next_cut() {
-            let len = edit.grown(u32::try_from(cut.len()).unwrap_or(u32::MAX));
-            let reserved = self.room(source, slots, lane, len)?;
-            let header = header.with_buffers(reserved.buffers).encode();
-            let mut writer = Writer::new(lane.ring.memory(), self.places.extents(&reserved));
-            writer.put(header.get(..lane.header_len).unwrap_or_default());
-            edit.write(&mut writer, cut.head);
-            writer.put(frame.get(cut.payload.clone()).unwrap_or_default());
-            self.extra_frames = self.extra_frames.saturating_add(1);
-            last = Some(reserved);
-        }
-        last.ok_or(DropReason::NotSegmentable)
-    }
-
-    /// Copies a frame into private memory, whole; returns its length.
-    fn linearise(
-        &mut self,
-        source: Source<'_>,
-        slots: &mut Slots,
-        index: u8,
-    ) -> Result<usize, DropReason> {
-        let slot = slots.get_mut(index).ok_or(DropReason::NotSegmentable)?;
-        let snapshot = slot.snapshot();
-        let (head, rest) = self
-            .linear
-            .split_at_mut_checked(snapshot.len())
-            .ok_or(DropReason::NotSegmentable)?;
-        head.copy_from_slice(snapshot);
-        if let (Some(memory), Some(rest)) =
-            (source.memory, rest.get_mut(..slot.tail_len() as usize))
-        {
-            slot.tail().read(memory, source.extents(index), rest);
-        }
-        self.extra_bytes = self.extra_bytes.saturating_add(u64::from(slot.len));
-        Ok(slot.len as usize)
-    }
-
     /// Keeps what was written, or abandons the visit when the memory of either side failed.
     fn conclude(
         &mut self,
@@ -610,69 +429,6 @@ const fn reason_of(error: ReserveError) -> DropReason {
         ReserveError::NoBuffers => DropReason::ReceiverFull,
         ReserveError::TooSmall | ReserveError::TooManyPieces | ReserveError::SlotsFull => {
             DropReason::ReceiverTooSmall
-        }
-    }
-}
-
-/// Writes one byte stream over the places that were reserved for it.
-struct Writer<'a> {
-    memory: &'a GuestMemory,
-    next: std::slice::Iter<'a, Extent>,
-    place: Extent,
-}
-
-impl<'a> Writer<'a> {
-    #[inline]
-    fn new(memory: &'a GuestMemory, places: &'a [Extent]) -> Self {
-        let mut next = places.iter();
-        let place = next.next().copied().unwrap_or_default();
-        Self {
-            memory,
-            next,
-            place,
-        }
-    }
-
-    /// The next `want` bytes' place, as far as it lies in one piece.
-    #[inline]
-    fn advance(&mut self, want: u32) -> Option<Extent> {
-        while self.place.is_empty() {
-            self.place = *self.next.next()?;
-        }
-        let here = self.place.take(want);
-        self.place = self.place.skip(want);
-        Some(here)
-    }
-
-    #[inline]
-    fn put(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let Some(here) = self.advance(u32::try_from(bytes.len()).unwrap_or(u32::MAX)) else {
-                return;
-            };
-            let Some((now, later)) = bytes.split_at_checked(here.len() as usize) else {
-                return;
-            };
-            self.memory.write(here, now);
-            bytes = later;
-        }
-    }
-
-    /// Copies `len` bytes from another guest's memory.
-    fn put_from(&mut self, from: &GuestMemory, tail: Cursor, extents: &[Extent], mut len: u32) {
-        for mut extent in tail.rest(extents) {
-            extent = extent.take(len);
-            len = len.wrapping_sub(extent.len());
-            while !extent.is_empty() {
-                let Some(here) = self.advance(extent.len()) else {
-                    return;
-                };
-                GuestMemory::copy((from, extent.take(here.len())), (self.memory, here));
-                extent = extent.skip(here.len());
-            }
-            if len == 0 {
-                return;
-            }
         }
     }
 }
