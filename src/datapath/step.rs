@@ -319,7 +319,7 @@ fn judge(
     match destinations.kind() {
         Kind::Drop(reason) => return Err(reason),
         Kind::Port(to) => fanout.push(&gate.policy.permit(&admitted, to)?, index),
-        Kind::Flood => flood(&admitted, &destinations, index, ports, gate, fanout)?,
+        Kind::Flood => flood(&admitted, destinations, index, ports, gate, fanout)?,
     }
     slot.vid = destinations.vid();
     slot.tagged = tagged;
@@ -330,7 +330,7 @@ fn judge(
 #[inline(never)]
 fn flood(
     admitted: &Admitted<'_>,
-    destinations: &Destinations,
+    destinations: Destinations,
     index: u8,
     ports: &[Arc<Lanes>],
     gate: &Gate,
@@ -338,7 +338,7 @@ fn flood(
 ) -> Result<(), DropReason> {
     let mut refusal = DropReason::NoDestination;
     let mut copies = 0u32;
-    for to in gate.fabric.ports(destinations).iter() {
+    for to in gate.fabric.ports(&destinations).iter() {
         // A port without a guest is no destination of a flood; a guest that is not ready loses nothing.
         if !ports
             .get(to.index())

@@ -170,7 +170,7 @@ impl Fabric {
         self.vlans.egress_tag(to, vid)
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_legal(&self, source: PortId, vid: Vid, to: PortId) -> bool {
         self.reach.allows(source, to) && self.vlans.segment(vid).contains(to)
     }

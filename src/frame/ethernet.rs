@@ -33,7 +33,9 @@ pub struct Frame<'a> {
     src: Mac,
     total_len: u32,
     ethertype: u16,
-    tag: Option<Tag>,
+    /// Whether there is one; beside it and not around it, so that both stay in registers.
+    is_tagged: bool,
+    tag: Tag,
 }
 
 impl<'a> Frame<'a> {
@@ -43,7 +45,7 @@ impl<'a> Frame<'a> {
     ///
     /// [`DropReason::Runt`] when it is shorter than its header, [`DropReason::Oversize`] over [`MAX_FRAME`],
     /// [`DropReason::VlanSmuggled`] when a tag is announced and the frame ends within it.
-    #[inline]
+    #[inline(always)]
     pub fn parse(snapshot: &'a [u8], total_len: u32) -> Result<Self, DropReason> {
         let bytes = snapshot.get(..total_len as usize).unwrap_or(snapshot);
         let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
@@ -63,13 +65,15 @@ impl<'a> Frame<'a> {
             src: Mac::from_bits(last >> 16),
             total_len,
             ethertype: (last & 0xffff) as u16,
-            tag: None,
+            is_tagged: false,
+            tag: Tag::new(0, 0),
         };
         if vlan::is_tpid(frame.ethertype) {
             let Some(&[c0, c1, e0, e1]) = rest.first_chunk::<{ vlan::TAG }>() else {
                 return Err(DropReason::VlanSmuggled);
             };
-            frame.tag = Some(Tag::new(frame.ethertype, u16::from_be_bytes([c0, c1])));
+            frame.is_tagged = true;
+            frame.tag = Tag::new(frame.ethertype, u16::from_be_bytes([c0, c1]));
             frame.ethertype = u16::from_be_bytes([e0, e1]);
         }
         Ok(frame)
@@ -87,7 +91,7 @@ impl<'a> Frame<'a> {
 
     /// The outermost VLAN tag.
     pub fn tag(&self) -> Option<Tag> {
-        self.tag
+        self.is_tagged.then_some(self.tag)
     }
 
     /// The type behind the outermost tag, or the length of an 802.3 frame when it is below [`ethertype::FIRST`].
@@ -97,12 +101,12 @@ impl<'a> Frame<'a> {
 
     /// Whether there is another tag behind the outermost.
     pub fn is_stacked(&self) -> bool {
-        self.tag.is_some() && vlan::is_tpid(self.ethertype)
+        self.is_tagged && vlan::is_tpid(self.ethertype)
     }
 
     /// Where layer 3 begins: 14, or 18 behind a tag.
     pub fn l3_offset(&self) -> usize {
-        if self.tag.is_some() {
+        if self.is_tagged {
             HEADER + vlan::TAG
         } else {
             HEADER

@@ -30,6 +30,7 @@
 //! memcpy and memmove, which measure as fast as anything wider, called without a detour.
 #![allow(unsafe_code)]
 
+mod copy;
 mod doorbell;
 mod extent;
 mod fault;

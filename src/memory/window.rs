@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 
 use vm_memory::{Bytes, VolatileSlice};
 
+use super::copy::{get, put};
 use super::fault::FaultCause;
-use super::table::{GuestMemory, get, put};
+use super::table::GuestMemory;
 
 /// Why there is no window.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

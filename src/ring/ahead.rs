@@ -62,12 +62,12 @@ impl Ahead {
     /// The head at index `at` and its first descriptor, if copied. The descriptor means nothing when
     /// the head is beyond the table.
     #[inline(always)]
-    pub(super) fn entry(&self, at: u16) -> Option<(u16, Descriptor)> {
+    pub(super) fn entry(&self, at: u16) -> Option<(&u16, &Descriptor)> {
         let position = at.wrapping_sub(self.base);
         if position >= self.len {
             return None;
         }
         let position = usize::from(position);
-        Some((*self.heads.get(position)?, *self.first.get(position)?))
+        Some((self.heads.get(position)?, self.first.get(position)?))
     }
 }

@@ -344,7 +344,9 @@ impl<const WRITABLE: bool> Walk<'_, WRITABLE> {
             .locate(descriptor.addr(), len, hint)
             .ok_or(ChainFault::Unmapped)?;
         arena.push(extent)?;
-        if !WRITABLE && bytes <= HEADER_ONLY {
+        if WRITABLE {
+            memory.prefetch_write(extent); // the copy will write it
+        } else if bytes <= HEADER_ONLY {
             memory.prefetch_read(extent); // the snapshot will read it
         }
         if extent.len() < len {

@@ -164,6 +164,12 @@ impl Descriptor {
         self.0[1] & (u64::from(flags) << 32) != 0
     }
 
+    /// Whether it is readable, ends its chain and names no table.
+    #[inline]
+    pub(super) fn is_plain_read(self) -> bool {
+        !self.has(DESC_F_WRITE | DESC_F_NEXT | DESC_F_INDIRECT)
+    }
+
     /// Whether it is writable, ends its chain and names no table.
     #[inline]
     pub(super) fn is_plain_write(self) -> bool {

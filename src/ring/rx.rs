@@ -192,7 +192,8 @@ impl RxRing {
     }
 
     /// Finds room for `bytes` bytes, vnet header included, and stages the return of the chains.
-    /// There is no frame of 0 bytes: refused as [`ReserveError::TooSmall`].
+    /// There is no frame of 0 bytes: refused as [`ReserveError::TooSmall`]. The first lines of each chain are
+    /// prefetched, to be written.
     ///
     /// # Errors
     /// There is no room; nothing was consumed but malformed chains.
@@ -211,17 +212,12 @@ impl RxRing {
         if self.avail == self.cursor.popped || self.allowance == 0 || bytes == 0 {
             return None;
         }
-        let (head, only) = self.ahead.entry(self.cursor.popped)?;
+        let (&head, &only) = self.ahead.entry(self.cursor.popped)?;
         if head >= self.rings.size() || !only.is_plain_write() || only.len() < bytes {
             return None;
         }
-        let extent = self
-            .rings
-            .memory()
-            .locate(only.addr(), bytes, &mut self.hint)?;
-        if extent.len() < bytes {
-            return None;
-        }
+        let memory = self.rings.memory();
+        let extent = memory.locate_whole::<true>(only.addr(), bytes, &mut self.hint)?;
         let mark = slots.arena.mark();
         slots.arena.push(extent).ok()?;
         self.stage(head, bytes);
@@ -252,7 +248,7 @@ impl RxRing {
             }
             let offered = self.avail.wrapping_sub(self.cursor.popped);
             self.ahead.cover(&self.rings, self.cursor.popped, offered);
-            let Some((head, first)) = self.ahead.entry(self.cursor.popped) else {
+            let Some((&head, &first)) = self.ahead.entry(self.cursor.popped) else {
                 return Err(self.give_up(&attempt, slots, bytes, ReserveError::NoBuffers));
             };
             let wanted = bytes.wrapping_sub(attempt.bytes); // attempt.bytes < bytes

@@ -10,6 +10,9 @@ use super::layout::{Descriptor, Layout, RingError, Rings, used_element};
 use super::notify::Notifier;
 use super::{BURST, BURST_16, Budget, Cursor, MAX_FRAME, MAX_HEADER, Negotiated, RingBroken};
 
+/// Bytes of a chain, at most.
+const MAX_CHAIN_BYTES: u32 = MAX_FRAME + MAX_HEADER;
+
 /// A running TX ring. Dropping it, or taking it out of its lane, stops it.
 pub struct TxRing {
     rings: Rings,
@@ -82,46 +85,91 @@ impl TxRing {
         }
         self.ahead.cover(&self.rings, self.cursor.popped, wanted);
         let mut left = *budget;
+        let mut popped = self.cursor.popped;
         for _ in 0..wanted {
             if left.spent() {
                 break;
             }
-            let Some((head, first)) = self.ahead.entry(self.cursor.popped) else {
+            let Some((&head, &first)) = self.ahead.entry(popped) else {
                 break; // the rest was not copied ahead: next time
             };
-            let mark = burst.arena.mark();
-            let walked = self.walk(head, first, burst);
-            let chain = match walked.bytes {
-                Ok(len) => Chain {
+            if let Some(chain) = self.collect_plain(head, first, burst) {
+                burst.push(chain);
+                left.pay(chain.len, 1);
+            } else if let Some((chain, descriptors)) = self.collect_any(head, first, burst) {
+                burst.push(chain);
+                left.pay(chain.len, descriptors);
+            } else {
+                break; // it fits an empty arena: next time
+            }
+            popped = popped.wrapping_add(1);
+        }
+        self.cursor.popped = popped;
+        *budget = left;
+        Ok(burst.chains().len())
+    }
+
+    /// The common case: one direct descriptor, readable and in one region. None when anything is otherwise; then
+    /// nothing was noted.
+    #[inline(always)]
+    fn collect_plain(
+        &mut self,
+        head: u16,
+        only: Descriptor,
+        burst: &mut ChainBurst,
+    ) -> Option<Chain> {
+        let len = only.len();
+        if head >= self.rings.size() || !only.is_plain_read() || len == 0 || len > MAX_CHAIN_BYTES {
+            return None;
+        }
+        let memory = self.rings.memory();
+        let extent = memory.locate_whole::<false>(only.addr(), len, &mut self.hint)?;
+        let mark = burst.arena.mark();
+        burst.arena.push(extent).ok()?;
+        Some(Chain {
+            len,
+            fault: None,
+            head,
+            range: burst.arena.since(mark),
+        })
+    }
+
+    /// A chain of any number of descriptors, and what it cost. None when the arena has no room for it and is not
+    /// empty.
+    #[inline(never)]
+    fn collect_any(
+        &mut self,
+        head: u16,
+        first: Descriptor,
+        burst: &mut ChainBurst,
+    ) -> Option<(Chain, u32)> {
+        let mark = burst.arena.mark();
+        let walked = self.walk(head, first, burst);
+        let fault = match walked.bytes {
+            Ok(len) => {
+                let chain = Chain {
                     len,
                     fault: None,
                     head,
                     range: burst.arena.since(mark),
-                },
-                Err(Halt::ArenaFull) if mark > 0 => {
-                    burst.arena.rewind(mark);
-                    break; // it fits an empty arena: next time
-                }
-                Err(halt) => {
-                    burst.arena.rewind(mark);
-                    let fault = match halt {
-                        Halt::Fault(fault) => fault,
-                        Halt::ArenaFull => ChainFault::TooManyDescriptors,
-                    };
-                    Chain {
-                        len: 0,
-                        fault: Some(fault),
-                        head,
-                        range: Range::default(),
-                    }
-                }
-            };
-            burst.push(chain);
-            left.pay(chain.len, walked.descriptors);
-            self.cursor.popped = self.cursor.popped.wrapping_add(1);
-        }
-        *budget = left;
-        Ok(burst.chains().len())
+                };
+                return Some((chain, walked.descriptors));
+            }
+            Err(Halt::ArenaFull) if mark > 0 => {
+                burst.arena.rewind(mark);
+                return None;
+            }
+            Err(Halt::ArenaFull) => ChainFault::TooManyDescriptors,
+            Err(Halt::Fault(fault)) => fault,
+        };
+        burst.arena.rewind(mark);
+        let chain = Chain {
+            len: 0,
+            fault: Some(fault),
+            head,
+            range: Range::default(),
+        };
+        Some((chain, walked.descriptors))
     }
 
     #[inline(always)]
@@ -136,7 +184,7 @@ impl TxRing {
         let walk = Walk::<'_, false> {
             rings: &self.rings,
             indirect: self.negotiated.indirect,
-            cap: MAX_FRAME + MAX_HEADER,
+            cap: MAX_CHAIN_BYTES,
         };
         walk.chain(first, &mut self.hint, &mut burst.arena)
     }

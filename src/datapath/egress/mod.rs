@@ -207,6 +207,7 @@ impl Egress {
     }
 
     /// First pass: chains for every frame. What needs completion in software is cut and written at once, in its turn.
+    #[inline(never)]
     fn reserve(
         &mut self,
         source: Source<'_>,
@@ -260,12 +261,6 @@ impl Egress {
         header: Option<VnetHeader>,
     ) -> Result<(), DropReason> {
         let reserved = self.room(source, slots, lane, len)?;
-        if let [first, rest @ ..] = self.places.extents(&reserved) {
-            lane.ring.memory().prefetch_write(*first);
-            if let [second, ..] = rest {
-                lane.ring.memory().prefetch_write(*second);
-            }
-        }
         if let Some(slot) = slots.get_mut(index) {
             match header {
                 None => slot.set_plain_header(reserved.buffers, lane.header_len),
