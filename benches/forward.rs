@@ -20,165 +20,16 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 use std::hint::black_box;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use double::{Double, HEADER, RING, switch, turn};
 use portcullis::clock::{Clock, Tick};
 use portcullis::counters::PortId;
-use portcullis::datapath::Gate;
 use portcullis::datapath::crank::Crank;
-use portcullis::fabric::{Fabric, Fdb, FdbLimits, PortRow};
-use portcullis::guest::{Descriptor, Memory, RawRing, RingLayout};
-use portcullis::memory::{FaultFlag, GuestMemory, Limits, Region, RegionSpec};
-use portcullis::policy::Policy;
-use portcullis::port::door::Door;
-use portcullis::port::lanes::{FaultBell, LaneSetup, Lanes};
-use portcullis::ring::{Layout, features};
+use portcullis::fabric::{Fdb, FdbLimits};
 
-const RING: u16 = 256;
-const HEADER: u64 = 12;
-const FEATURES: u64 = features::VIRTIO_F_VERSION_1
-    | features::VIRTIO_NET_F_MRG_RXBUF
-    | features::VIRTIO_F_IN_ORDER
-    | features::VIRTIO_RING_F_INDIRECT_DESC;
-
-/// A guest whose rings only ever offer the same buffers again.
-struct Double {
-    memory: Arc<Memory>,
-    rx: RawRing,
-    tx: RawRing,
-    tx_offered: u16,
-    rx_offered: u16,
-    stride: u64,
-}
-
-impl Double {
-    fn new(index: u16, to: u16, frame: usize, spread: bool, lanes: &Lanes) -> Self {
-        // `spread`: buffers over more memory than the second-level cache holds, so that frames come out of the third.
-        let stride = if spread {
-            16 * 1024
-        } else {
-            (frame as u64 + HEADER).next_multiple_of(2048)
-        };
-        let size = (0x20_0000 + 2 * u64::from(RING) * stride).next_multiple_of(0x20_0000);
-        let memory = Memory::flat(size).unwrap();
-        let rx = RingLayout::at(0x1000, RING);
-        let tx = RingLayout::at(rx.end().next_multiple_of(4096), RING);
-        assert!(tx.end() <= 0x20_0000);
-        let double = Self {
-            rx: RawRing::new(memory.clone(), rx),
-            tx: RawRing::new(memory.clone(), tx),
-            memory,
-            tx_offered: 0,
-            rx_offered: 0,
-            stride,
-        };
-        let mut bytes = vec![0u8; HEADER as usize + frame];
-        let head = &mut bytes[HEADER as usize..];
-        head[..12].copy_from_slice(&[mac(to), mac(index)].concat());
-        if frame >= 14 {
-            head[12..14].copy_from_slice(&[0x88, 0xb5]);
-        }
-        for entry in 0..RING {
-            double
-                .memory
-                .write(double.tx_buffer(entry), &bytes)
-                .unwrap();
-            double
-                .tx
-                .set_desc(
-                    entry,
-                    Descriptor {
-                        addr: double.tx_buffer(entry),
-                        len: bytes.len() as u32,
-                        flags: 0,
-                        next: 0,
-                    },
-                )
-                .unwrap();
-            double
-                .rx
-                .set_desc(
-                    entry,
-                    Descriptor {
-                        addr: double.rx_buffer(entry),
-                        len: stride as u32,
-                        flags: 2,
-                        next: 0,
-                    },
-                )
-                .unwrap();
-            double.tx.set_avail_entry(entry, entry).unwrap();
-            double.rx.set_avail_entry(entry, entry).unwrap();
-        }
-        // No interrupts, as a polling driver asks.
-        double.tx.set_avail_flags(1).unwrap();
-        double.rx.set_avail_flags(1).unwrap();
-        double.plug(lanes);
-        double
-    }
-
-    fn tx_buffer(&self, entry: u16) -> u64 {
-        0x20_0000 + u64::from(entry) * self.stride
-    }
-
-    fn rx_buffer(&self, entry: u16) -> u64 {
-        0x20_0000 + u64::from(RING + entry) * self.stride
-    }
-
-    fn plug(&self, lanes: &Lanes) {
-        let fault = FaultFlag::new();
-        let regions = self
-            .memory
-            .regions()
-            .zip(self.memory.fds())
-            .map(|(region, fd)| {
-                let spec = RegionSpec {
-                    guest_addr: region.gpa,
-                    size: region.size,
-                    user_addr: region.uva,
-                    file_offset: region.offset,
-                };
-                Region::map(fd.as_fd(), spec, &fault).unwrap()
-            })
-            .collect();
-        let memory = GuestMemory::new(regions, fault, Limits::default()).unwrap();
-        for (index, ring) in [(0, &self.rx), (1, &self.tx)] {
-            let at = ring.layout();
-            let layout = Layout {
-                size: at.size,
-                desc: at.desc,
-                avail: at.avail,
-                used: at.used,
-            };
-            let setup = LaneSetup {
-                memory: memory.clone(),
-                layout,
-                features: FEATURES,
-                kick: None,
-                call: None,
-                enabled: true,
-            };
-            lanes.start(index, setup).unwrap();
-        }
-    }
-
-    fn offer(&mut self, frames: u16) {
-        self.tx_offered = self.tx_offered.wrapping_add(frames);
-        self.tx.set_avail_idx(self.tx_offered).unwrap();
-    }
-
-    fn accept(&mut self, frames: u16) {
-        self.rx_offered = self.rx_offered.wrapping_add(frames);
-        self.rx.set_avail_idx(self.rx_offered).unwrap();
-    }
-}
-
-fn mac(index: u16) -> [u8; 6] {
-    let [high, low] = index.to_be_bytes();
-    [0x52, 0x54, 0, 0, high, low]
-}
+mod double;
 
 struct Case {
     name: &'static str,
@@ -196,21 +47,12 @@ struct Figures {
 }
 
 fn run(case: &Case, clock: &Clock, rounds: u32, passes: u32) -> Figures {
-    let door = Arc::new(Door::new().unwrap());
-    let bell = FaultBell::new().unwrap();
-    let lanes: Vec<_> = (0..case.ports)
-        .map(|index| Lanes::new(PortId::new(index).unwrap(), 1, door.clone(), bell.clone()))
-        .collect();
     let fdb = Arc::new(Fdb::new(FdbLimits {
         capacity: 1 << 17,
         per_port: 1 << 17,
         ..FdbLimits::default()
     }));
-    let rows = vec![PortRow::default(); usize::from(case.ports)];
-    let gate = Gate {
-        policy: Policy::new(1, lanes.iter().map(|lanes| lanes.id())),
-        fabric: Fabric::new(&rows, fdb.clone()),
-    };
+    let (lanes, gate) = switch(case.ports, fdb.clone());
     for other in 0..case.addresses {
         let address = portcullis::frame::Mac::from_bits(0x0a00_0000_0000 | u64::from(other));
         let _ = fdb.learn(
@@ -268,15 +110,6 @@ fn run(case: &Case, clock: &Clock, rounds: u32, passes: u32) -> Figures {
         nanos,
         memcpy,
     }
-}
-
-fn turn(crank: &mut Crank, guests: &mut [Double], index: u16, burst: u16) {
-    guests[usize::from(index)].offer(burst);
-    guests[usize::from(index ^ 1)].accept(burst);
-    let taken = crank
-        .turn(PortId::new(index).unwrap(), 0, Tick::from_secs(1))
-        .unwrap();
-    assert_eq!(taken, u32::from(burst));
 }
 
 fn timed_turn(

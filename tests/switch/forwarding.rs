@@ -1,6 +1,6 @@
 //! Who gets which frame: modes, groups, VLANs, learning, and what the books say of it.
 
-use portcullis::guest::Guest;
+use portcullis::guest::{Backing, Guest, protocol};
 
 use crate::rig::{BROADCAST, Switch, all, expect, frame, mac, tagged};
 
@@ -279,4 +279,78 @@ fn a_port_that_connects_finds_its_front_end_whenever_it_comes() {
     switch.await_state("b", "running");
     a.send(&frame(mac(2), mac(1), b"found")).unwrap();
     expect(&mut b);
+}
+
+/// Free huge pages for a test, taken from the host and given back. `None` where the host has none to give.
+struct HugePages {
+    before: String,
+}
+
+const POOL: &str = "/proc/sys/vm/nr_hugepages";
+
+impl HugePages {
+    fn take(pages: u32) -> Option<Self> {
+        let before = std::fs::read_to_string(POOL).ok()?;
+        let wanted = before.trim().parse::<u32>().ok()? + pages;
+        let taken = Self { before };
+        std::fs::write(POOL, wanted.to_string()).ok()?;
+        let now = std::fs::read_to_string(POOL)
+            .ok()?
+            .trim()
+            .parse::<u32>()
+            .ok()?;
+        (now >= wanted).then_some(taken)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = std::fs::write(POOL, self.before.trim());
+    }
+}
+
+#[test]
+fn memory_of_every_kind_carries_frames() {
+    let shm = std::path::PathBuf::from("/dev/shm");
+    let huge = HugePages::take(64);
+    let mut kinds = vec![Backing::Memfd, Backing::SealedMemfd, Backing::FileIn(shm)];
+    if huge.is_some() {
+        kinds.push(Backing::HugeMemfd);
+    } else {
+        eprintln!(
+            "no huge pages to be had (root and 128 MiB are needed): memory of huge pages is left out"
+        );
+    }
+    for kind in kinds {
+        let switch = Switch::start(&[("a", ""), ("b", "")]);
+        let mut a = switch.plug("a", Guest::builder().mac(mac(1)).backing(kind.clone()));
+        let mut b = switch.plug("b", Guest::builder().mac(mac(2)).backing(kind.clone()));
+        for len in [60, 1514, 9000] {
+            let mut sent = frame(mac(2), mac(1), &[]);
+            sent.resize(len, 0x5a);
+            a.send(&sent).unwrap();
+            assert_eq!(expect(&mut b).bytes, sent, "{kind:?}");
+        }
+    }
+}
+
+/// Sixty-four slots of memory, used to the last.
+#[test]
+fn a_guest_in_sixty_four_pieces_is_one_guest() {
+    let switch = Switch::start(&[("a", ""), ("b", "")]);
+    // More than eight regions are offered one by one (vhost-user: CONFIGURE_MEM_SLOTS).
+    let pieces = |n| {
+        Guest::builder()
+            .mac(mac(n))
+            .protocol(protocol::REPLY_ACK | protocol::CONFIGURE_MEM_SLOTS)
+            .regions(64)
+    };
+    let mut a = switch.plug("a", pieces(1));
+    let mut b = switch.plug("b", pieces(2));
+    assert!(switch.port("a")["memory_regions"].as_u64().unwrap() >= 64);
+    for number in 0..600u16 {
+        let sent = frame(mac(2), mac(1), &number.to_be_bytes());
+        a.send(&sent).unwrap();
+        assert_eq!(expect(&mut b).bytes, sent);
+    }
 }
