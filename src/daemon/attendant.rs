@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::{DaemonError, Switch};
 use crate::clock::Tick;
 use crate::control::{Answer, Question};
+use crate::memory::Metronome;
 use crate::port::port::Source;
 
 /// Tokens of what is no port; ports have those below [`Source::TOKENS`].
@@ -34,13 +35,26 @@ impl Switch {
     pub fn run(&mut self) -> Result<(), DaemonError> {
         let mut events = Vec::with_capacity(EVENTS);
         let mut next_second = self.clock.now().after_millis(SECOND);
+        // Descriptors of front-ends are closed here, those too that lie unread in a connection that ends, and a close may
+        // wait: a TCP socket lingers as long as its owner says. A signal ends that, as it ends a write to a call descriptor.
+        let metronome = Metronome::new();
+        if let Err(error) = &metronome {
+            tracing::warn!(%error, "no timer for the sessions: a front-end's descriptor that lingers could hold them up");
+        }
         loop {
             let timeout = self.timeout(next_second);
-            match epoll::wait(
+            if let Ok(metronome) = &metronome {
+                metronome.stop();
+            }
+            let waited = epoll::wait(
                 &*self.epoll,
                 rustix::buffer::spare_capacity(&mut events),
                 Some(&timeout),
-            ) {
+            );
+            if let Ok(metronome) = &metronome {
+                metronome.start();
+            }
+            match waited {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(DaemonError::System("wait", errno.into())),
             }

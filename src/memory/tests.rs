@@ -991,6 +991,23 @@ fn p_25_the_metronome_reaches_a_thread_that_blocks_all_signals() {
     assert!(blocked.join().unwrap());
 }
 
+/// Returns at all: without the tick the close takes the hour.
+#[test]
+fn p_7_the_metronome_ends_a_close_that_lingers() {
+    use std::io::Write;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (_never_read, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    while stream.write(&[0; 4096]).is_ok() {}
+    let hour = std::time::Duration::from_secs(3600);
+    rustix::net::sockopt::set_socket_linger(&stream, Some(hour)).unwrap();
+    let metronome = Metronome::new().unwrap();
+    metronome.start();
+    drop(stream);
+    metronome.stop();
+}
+
 #[test]
 fn p_26_a_kick_drained_by_its_peer_does_not_wait() {
     let fd = eventfd(0, EventfdFlags::empty()).unwrap();

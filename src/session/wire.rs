@@ -135,7 +135,7 @@ impl Wire {
         };
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
-                self.fds.extend(fds);
+                self.fds.extend(fds.inspect(do_not_linger));
             }
         }
         if received.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > MAX_FDS {
@@ -219,6 +219,12 @@ impl Wire {
         }
         over(self.waiting).then_some(SessionEnd::Unread)
     }
+}
+
+/// Whatever came, closing it must not wait. A TCP socket with SO_LINGER whose other end reads nothing would hold up the last
+/// close(2), and with it every port, for as long as its owner liked (P-7). Anything but a socket says so, and is let be.
+fn do_not_linger(fd: &OwnedFd) {
+    let _ = rustix::net::sockopt::set_socket_linger(fd, None);
 }
 
 impl AsFd for Wire {

@@ -373,3 +373,29 @@ fn p_30_a_connection_may_end_at_any_byte() {
         assert!(front.device.rings.iter().all(Option::is_none));
     }
 }
+
+/// A closed TCP socket with an hour of SO_LINGER, and unsent bytes that the other end never takes.
+#[test]
+fn p_7_a_socket_that_lingers_is_closed_without_waiting() {
+    use std::io::Write;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (_never_read, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    while stream.write(&[0; 4096]).is_ok() {}
+    let hour = std::time::Duration::from_secs(3600);
+    rustix::net::sockopt::set_socket_linger(&stream, Some(hour)).unwrap();
+    let watch = stream.try_clone().unwrap();
+    let mut front = Front::new();
+    front.send_raw(
+        &message(SET_VRING_KICK, PLAIN, &0u64.to_ne_bytes()),
+        &[stream.as_fd()],
+    );
+    drop(stream);
+    assert!(front.step().is_err(), "no eventfd");
+    assert_eq!(
+        rustix::net::sockopt::socket_linger(&watch).unwrap(),
+        None,
+        "whoever closes it last does not wait"
+    );
+}
