@@ -12,8 +12,9 @@ use rustix::io::Errno;
 use super::{DaemonError, Switch};
 use crate::clock::Tick;
 use crate::control::{Answer, Question};
+use crate::fabric::Fdb;
 use crate::memory::Metronome;
-use crate::port::port::Source;
+use crate::port::port::{Port, Source};
 
 /// Tokens of what is no port; ports have those below [`Source::TOKENS`].
 pub(super) const CONTROL: u64 = Source::TOKENS;
@@ -93,11 +94,8 @@ impl Switch {
             return;
         };
         if let Some(port) = self.ports.get_mut(id.index()) {
-            let was_connected = port.is_connected();
             port.on_ready(source, now);
-            if was_connected && !port.is_connected() {
-                self.fdb.flush_port(id);
-            }
+            forget(port, &self.fdb);
         }
     }
 
@@ -105,11 +103,8 @@ impl Switch {
     fn mend(&mut self, now: Tick) {
         self.bell.silence();
         for port in &mut self.ports {
-            let was_connected = port.is_connected();
             port.on_fault(now);
-            if was_connected && !port.is_connected() {
-                self.fdb.flush_port(port.id());
-            }
+            forget(port, &self.fdb);
         }
     }
 
@@ -117,6 +112,7 @@ impl Switch {
         for port in &mut self.ports {
             if port.next_deadline().is_some_and(|at| at <= now) {
                 port.on_deadline(now);
+                forget(port, &self.fdb);
             }
         }
     }
@@ -140,5 +136,12 @@ impl Switch {
         if now.as_secs().is_multiple_of(AGEING_ROUND) {
             self.fdb.age(now);
         }
+    }
+}
+
+/// Forgets the addresses of a guest that has gone, so that nothing of theirs goes to whoever comes next.
+fn forget(port: &mut Port, fdb: &Fdb) {
+    if port.take_ended() {
+        fdb.flush_port(port.id());
     }
 }

@@ -20,6 +20,7 @@ pub struct Crank {
     gate: Gate,
     ports: Vec<Arc<Lanes>>,
     caches: Vec<LookupCache>,
+    credit: Credit,
 }
 
 impl Crank {
@@ -32,6 +33,7 @@ impl Crank {
             gate,
             ports,
             caches,
+            credit: Credit::default(),
         }
     }
 
@@ -39,8 +41,8 @@ impl Crank {
     pub fn turn(&mut self, port: PortId, pair: u16, now: Tick) -> Option<u32> {
         let lanes = self.ports.get(port.index())?;
         let cache = self.caches.get_mut(port.index())?;
-        let mut credit = Credit::default();
-        credit.replenish();
+        self.credit = Credit::default();
+        self.credit.replenish();
         let mut greeted = true;
         match self.step.visit(
             lanes,
@@ -48,7 +50,7 @@ impl Crank {
             &self.ports,
             &self.gate,
             now,
-            &mut credit,
+            &mut self.credit,
             cache,
             &mut greeted,
         ) {
@@ -56,6 +58,19 @@ impl Crank {
             Visit::Idle | Visit::Skipped => Some(0),
             Visit::Gone => None,
         }
+    }
+
+    /// Rounds that a worker would pass the ring over for what the last visit cost.
+    #[must_use]
+    pub fn rounds_in_debt(&self) -> u32 {
+        let mut credit = self.credit;
+        let mut rounds = 0u32;
+        credit.replenish();
+        while credit.budget().is_none() {
+            credit.replenish();
+            rounds = rounds.saturating_add(1);
+        }
+        rounds
     }
 
     /// The gate.

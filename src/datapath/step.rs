@@ -100,12 +100,10 @@ impl Step {
             }
         }
         let frames = self.burst(lanes, lane, ports, gate, now, cache);
-        credit.spend(
-            frames.saturating_add(self.egress.extra_frames),
-            u64::from(before.bytes.saturating_sub(budget.bytes))
-                .saturating_add(self.egress.extra_bytes),
-            before.descriptors.saturating_sub(budget.descriptors),
-        );
+        let bytes = u64::from(before.bytes.saturating_sub(budget.bytes));
+        let (cost_frames, cost_bytes) = self.egress.cost(frames, bytes);
+        let descriptors = before.descriptors.saturating_sub(budget.descriptors);
+        credit.spend(cost_frames, cost_bytes, descriptors);
         if lane.ring.memory().faulted() {
             lanes.raise(Fault::MemoryLost);
             return Visit::Gone;
@@ -133,7 +131,7 @@ impl Step {
         now: Tick,
         cache: &mut LookupCache,
     ) -> u32 {
-        (self.egress.extra_frames, self.egress.extra_bytes) = (0, 0);
+        self.egress.begin();
         let sender = Sender {
             features: lane.features,
             mtu: lanes.mtu().unwrap_or(NO_MTU),
@@ -201,6 +199,7 @@ impl Step {
         now: Tick,
     ) {
         self.chains.clear();
+        self.egress.begin();
         let Some(slot) = self.slots.get_mut(0) else {
             return;
         };

@@ -173,6 +173,8 @@ pub struct Port {
     back_off: BackOff,
     last_fault: Option<String>,
     log: LogLimiter,
+    /// A connection ended that nobody asked for yet.
+    ended: bool,
 }
 
 impl Port {
@@ -206,6 +208,7 @@ impl Port {
             back_off: BackOff::default(),
             last_fault: None,
             log: LogLimiter::new(10, 10),
+            ended: false,
             setup,
         };
         port.lanes.set_mtu(port.setup.mtu);
@@ -236,10 +239,10 @@ impl Port {
         &self.setup.name
     }
 
-    /// Whether a front-end is connected.
-    #[must_use]
-    pub fn is_connected(&self) -> bool {
-        matches!(self.state, State::Connected(_))
+    /// Whether a connection has ended since the last time that this was asked: what was known of the guest behind it is
+    /// void, even if another one stands in its place already.
+    pub fn take_ended(&mut self) -> bool {
+        std::mem::take(&mut self.ended)
     }
 
     /// What the port has counted.
@@ -538,6 +541,7 @@ impl Port {
             self.lanes.set_mtu(self.setup.mtu);
         }
         self.lanes.forgive();
+        self.ended = true;
         if end.is_fault() {
             return self.quarantine(end.to_string(), now);
         }

@@ -72,10 +72,14 @@ pub(crate) struct Egress {
     unpublished: Vec<(PortId, u16)>,
     /// Keys the choice of a receiver's queue, so that no guest can aim at one.
     flow_seed: u64,
-    /// Extra work that the last delivery cost its sender: frames beyond one for each slot.
-    pub(crate) extra_frames: u32,
-    /// Extra bytes, likewise.
-    pub(crate) extra_bytes: u64,
+    /// Copies that the burst came to, over all receivers: a broadcast costs its sender as many frames (F-5).
+    copies: u32,
+    /// Their bytes.
+    copied_bytes: u64,
+    /// Segments that the burst was cut into.
+    extra_frames: u32,
+    /// Bytes that were made private whole.
+    extra_bytes: u64,
 }
 
 impl Egress {
@@ -87,9 +91,27 @@ impl Egress {
             tally: Tally::new(),
             unpublished: Vec::with_capacity(MAX_PORTS * usize::from(MAX_PAIRS)),
             flow_seed: RandomState::new().hash_one(BURST),
+            copies: 0,
+            copied_bytes: 0,
             extra_frames: 0,
             extra_bytes: 0,
         }
+    }
+
+    /// Begins to count what a burst costs.
+    pub(crate) fn begin(&mut self) {
+        (self.copies, self.copied_bytes) = (0, 0);
+        (self.extra_frames, self.extra_bytes) = (0, 0);
+    }
+
+    /// What the burst cost, in frames and bytes, where taking it from the ring cost `frames` and `bytes`.
+    pub(crate) fn cost(&self, frames: u32, bytes: u64) -> (u32, u64) {
+        (
+            frames.max(self.copies).saturating_add(self.extra_frames),
+            bytes
+                .max(self.copied_bytes)
+                .saturating_add(self.extra_bytes),
+        )
     }
 
     /// Delivers the frames of `list` to one receiver, in order.
@@ -200,7 +222,8 @@ impl Egress {
             let call = lane.call.clone();
             drop(guard);
             to.counters().events.calls.increment();
-            if call.is_some_and(|call| call.ring().is_err()) {
+            // A front-end whose call has blocked once is not waited for again, however many queues it has.
+            if !to.faulted() && call.is_some_and(|call| call.ring().is_err()) {
                 to.raise(Fault::CallBlocked);
             }
         }
@@ -242,6 +265,8 @@ impl Egress {
             }
         }
         self.tally.enter_all(frames, bytes);
+        self.copies = self.copies.saturating_add(frames);
+        self.copied_bytes = self.copied_bytes.saturating_add(bytes);
     }
 
     /// Chains for a frame that the receiver gets as the sender wrote it, behind `header`: none when it needs nothing.
