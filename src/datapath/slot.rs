@@ -77,6 +77,13 @@ impl Cursor {
         done
     }
 
+    /// The next `len` bytes, if they lie in one place.
+    #[inline(always)]
+    pub(crate) fn in_one(self, extents: &[Extent], len: u32) -> Option<Extent> {
+        let rest = extents.get(usize::from(self.extent))?.skip(self.skip);
+        (rest.len() >= len).then(|| rest.take(len))
+    }
+
     /// The places that are left, in order.
     pub(crate) fn rest(self, extents: &[Extent]) -> impl Iterator<Item = Extent> {
         let mut skip = self.skip;

@@ -371,13 +371,23 @@ impl Egress {
             };
             let places = self.places.extents(&pending.reserved);
             let tail_len = slot.tail_len();
-            // The fast path: one buffer takes the frame, and the snapshot is all of it.
+            // The fast path: one buffer takes the frame, and what is behind the snapshot, if anything, lies in one piece.
             if let [place] = places
-                && tail_len == 0
                 && pending.edit == TagEdit::Keep
             {
-                memory.write(*place, slot.framed(lane.header_len));
-                continue;
+                let head = slot.framed(lane.header_len);
+                if tail_len == 0 {
+                    memory.write(*place, head);
+                    continue;
+                }
+                let head_len = bytes_of(head.len());
+                if let Some(from) = source.memory
+                    && let Some(tail) = slot.tail().in_one(source.extents(pending.slot), tail_len)
+                {
+                    memory.write(place.take(head_len), head);
+                    GuestMemory::copy((from, tail), (memory, place.skip(head_len)));
+                    continue;
+                }
             }
             let mut writer = Writer::new(memory, places);
             if pending.edit == TagEdit::Keep {
