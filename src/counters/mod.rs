@@ -16,6 +16,7 @@
 //! counters once. Counters of two ports, and the two directions of one port, never share a cache line.
 
 mod limit;
+mod ports;
 mod reason;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use limit::LogLimiter;
+pub use ports::PortSet;
 pub use reason::{DropReason, Side};
 
 /// The most ports that one switch has.

@@ -78,6 +78,58 @@ reasons! {
     MacOfOtherPort "mac-of-other-port" Ingress;
     /// Towards a group address that no bridge forwards (IEEE 802.1Q, table 8-1; Cisco's discovery group).
     ReservedGroup "reserved-group" Ingress;
+    /// The source MAC is neither declared for the port nor the one that it was first heard with.
+    SourceMacSpoofed "source-mac-spoofed" Ingress;
+    /// The source IP address is not one of the port's.
+    SourceIpSpoofed "source-ip-spoofed" Ingress;
+    /// An ARP packet that speaks for an address that is not the port's, or contradicts itself (RFC 826, RFC 5227).
+    ArpSpoofed "arp-spoofed" Ingress;
+    /// A neighbour discovery packet that speaks for an address that is not the port's, or contradicts itself (RFC 4861).
+    NdSpoofed "nd-spoofed" Ingress;
+    /// A DHCP client's packet in another client's name (RFC 2131: chaddr; RFC 8415: client link-layer address).
+    DhcpSpoofed "dhcp-spoofed" Ingress;
+    /// A DHCP server's packet from a port that may not serve DHCP (RFC 7610).
+    DhcpServerRefused "dhcp-server-refused" Ingress;
+    /// A router advertisement or redirect from a port that may not be a router (RFC 6105, RFC 7113).
+    RouterRefused "router-refused" Ingress;
+    /// A link protocol (spanning tree, LLDP, EAPOL, ...) that the port may not speak.
+    ProtocolRefused "protocol-refused" Ingress;
+    /// LLC/SNAP, a priority tag or nested tags around a packet that a guard judges when it comes plain (VU#855201).
+    EncapsulationRefused "encapsulation-refused" Ingress;
+    /// A fragment, or headers that cannot be followed, where a guard must see the whole (RFC 6980, RFC 7112, RFC 7113).
+    ControlFragmented "control-fragmented" Ingress;
+    /// A header that contradicts itself or the frame, where a rule or a guard reads it.
+    HeaderInvalid "header-invalid" Ingress;
+    /// More ARP and neighbour discovery packets than the port may send.
+    AddressingRate "addressing-rate" Ingress;
+    /// More addresses, leases or groups than the port may have.
+    AddressLimit "address-limit" Ingress;
+    /// More broadcast than the port may send.
+    StormBroadcast "storm-broadcast" Ingress;
+    /// More multicast than the port may send.
+    StormMulticast "storm-multicast" Ingress;
+    /// More to unknown destinations than the port may send.
+    StormUnknown "storm-unknown" Ingress;
+    /// More than the port may send.
+    SendRate "send-rate" Ingress;
+    /// The port is in quarantine.
+    Quarantined "quarantined" Ingress;
+    /// A rule of the sender's outbound list.
+    DeniedOutbound "denied-outbound" Ingress;
+    /// A rule of the receiver's inbound list.
+    DeniedInbound "denied-inbound" Ingress;
+    /// No rule allows it: the end of a list, or a switch whose default is deny.
+    NotAllowed "not-allowed" Ingress;
+    /// A rule that refuses with an answer to the sender.
+    Rejected "rejected" Ingress;
+    /// A packet that belongs to no connection and can open none (out of window, impossible flags, an error about nothing).
+    ConnectionInvalid "connection-invalid" Ingress;
+    /// The port has as many connections as it may.
+    ConnectionLimit "connection-limit" Ingress;
+    /// The port has as many half-open connections as it may.
+    HalfOpenLimit "half-open-limit" Ingress;
+    /// The port opens connections faster than it may.
+    ConnectionRate "connection-rate" Ingress;
 
     // The fabric.
     /// The frame's VLAN is not among those of its port, or it is untagged on a trunk without a native VLAN.
@@ -100,6 +152,8 @@ reasons! {
     ReceiverTooSmall "receiver-too-small" Egress;
     /// The receiver's ring is broken, or its memory failed while the frame was written.
     ReceiverFault "receiver-fault" Egress;
+    /// More than the receiver may be sent.
+    ReceiveRate "receive-rate" Egress;
     /// The frame is longer than the receiver's MTU allows.
     OverMtu "over-mtu" Egress;
     /// The receiver cannot take the frame whole, and it cannot be segmented.

@@ -15,7 +15,6 @@
 //! [`Fdb`] of the old.
 
 mod fdb;
-mod ports;
 mod reach;
 #[cfg(test)]
 mod tests;
@@ -23,8 +22,8 @@ mod vlans;
 
 use std::sync::Arc;
 
+pub use crate::counters::PortSet;
 pub use fdb::{Fdb, FdbEntry, FdbLimits, LookupCache, StaticError};
-pub use ports::PortSet;
 pub use reach::{GroupId, Mode, PortRow, Reach};
 pub use vlans::{EgressTag, VidSet, VlanMembership, Vlans};
 

@@ -14,9 +14,8 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::ports::PortSet;
 use super::vlans::VlanMembership;
-use crate::counters::{MAX_PORTS, PortId};
+use crate::counters::{MAX_PORTS, PortId, PortSet};
 
 /// How a port relates to the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

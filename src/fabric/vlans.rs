@@ -6,9 +6,8 @@
 
 use std::collections::HashMap;
 
-use super::ports::PortSet;
 use super::reach::{PortRow, ports};
-use crate::counters::{DropReason, PortId};
+use crate::counters::{DropReason, PortId, PortSet};
 use crate::frame::{Frame, Vid, vlan};
 
 /// A set of VLANs.

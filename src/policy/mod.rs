@@ -12,6 +12,11 @@
 //! forwards. A source address that was declared for another port is found by the fabric, which holds the
 //! declared addresses as static entries.
 
+pub mod digest;
+pub mod rule;
+pub mod spec;
+pub mod subject;
+
 use crate::counters::{DropReason, MAX_PORTS, PortId};
 use crate::frame::{Frame, Mac};
 

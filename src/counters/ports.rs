@@ -1,6 +1,6 @@
 //! Sets of ports.
 
-use crate::counters::{MAX_PORTS, PortId};
+use super::{MAX_PORTS, PortId};
 
 const WORDS: usize = MAX_PORTS / 64;
 
