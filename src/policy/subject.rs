@@ -118,13 +118,13 @@ const fn get(word: u64, (shift, width): (u32, u32)) -> u64 {
 
 /// `word` with `value` in the field `(shift, width)`; higher bits of `value` are cut off.
 #[inline(always)]
-pub(super) const fn put(word: u64, (shift, width): (u32, u32), value: u64) -> u64 {
+pub const fn put(word: u64, (shift, width): (u32, u32), value: u64) -> u64 {
     let mask = (1u64 << width) - 1;
     word & !(mask << shift) | (value & mask) << shift
 }
 
 /// The mask of a field within its word.
-pub(super) const fn mask((shift, width): (u32, u32)) -> u64 {
+pub const fn mask((shift, width): (u32, u32)) -> u64 {
     ((1u64 << width) - 1) << shift
 }
 
