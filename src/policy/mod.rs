@@ -13,6 +13,7 @@
 //! declared addresses as static entries.
 
 pub mod digest;
+mod meter;
 pub mod rule;
 pub mod spec;
 pub mod subject;
