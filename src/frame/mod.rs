@@ -18,6 +18,7 @@
 //! Each wire format is one file with the same parts in the same order: constants, the view, `parse`, accessors.
 
 pub mod arp;
+pub mod checksum;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;

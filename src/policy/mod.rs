@@ -14,6 +14,7 @@
 
 pub mod digest;
 mod meter;
+pub mod reject;
 pub mod rule;
 pub mod spec;
 pub mod subject;

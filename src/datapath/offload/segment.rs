@@ -14,8 +14,8 @@
 
 use core::ops::Range;
 
-use super::checksum::Sum;
 use super::{Family, MAX_HEADERS, Segment, Transport, partial_header};
+use crate::frame::checksum::Sum;
 use crate::frame::tcp::flag::{CWR, FIN, PSH};
 use crate::ring::vnet::VnetHeader;
 
