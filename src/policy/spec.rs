@@ -5,17 +5,38 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::rule::Rule;
+use crate::counters::{PortId, PortSet};
 use crate::frame::{Mac, Vid};
 
 /// A whole policy, before it is compiled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicySpec {
-    /// The policy of port `n` is `ports[n]`; a port that is not here passes nothing.
-    pub ports: Vec<PortPolicy>,
+    /// The policy of port `n` is `ports[n]`; a port without one passes nothing.
+    pub ports: Vec<Option<PortPolicy>>,
     /// Whether ports without a list carry nothing but addressing (`default = "deny"`).
     pub default_deny: bool,
     /// Bounds of connection tracking.
     pub tracking: TrackingSpec,
+}
+
+impl PolicySpec {
+    /// No policy at all: these ports may do what they like.
+    pub fn open(ports: impl IntoIterator<Item = PortId>) -> Self {
+        let mut spec = Self::default();
+        for port in ports {
+            if spec.ports.len() <= port.index() {
+                spec.ports.resize(port.index().saturating_add(1), None); // below MAX_PORTS
+            }
+            if let Some(place) = spec.ports.get_mut(port.index()) {
+                *place = Some(PortPolicy {
+                    guard: GuardSpec::open(),
+                    untagged: Some(Vid::DEFAULT),
+                    ..PortPolicy::default()
+                });
+            }
+        }
+        spec
+    }
 }
 
 /// What one port may do.
@@ -31,6 +52,8 @@ pub struct PortPolicy {
     pub limits: LimitSpec,
     /// The VLAN of its frames without a tag, if they are taken.
     pub untagged: Option<Vid>,
+    /// Set when the port is in quarantine: the only ports that it may send to and receive from.
+    pub quarantine: Option<PortSet>,
 }
 
 /// Which source MACs a port may use.
@@ -81,6 +104,22 @@ pub struct GuardSpec {
     pub max_leases: u16,
     /// ARP and neighbour discovery packets a second; 0: no limit.
     pub addressing_per_second: u32,
+}
+
+impl GuardSpec {
+    /// One that has nothing to refuse: an uplink's, and that of a port with `spoofing = "allow"` that may be everything.
+    pub fn open() -> Self {
+        Self {
+            mac: MacSpec::Any,
+            ip: IpSpec::Any,
+            may: May {
+                dhcp_server: true,
+                router: true,
+                link_protocols: true,
+            },
+            ..Self::default()
+        }
+    }
 }
 
 /// A token bucket. Zero is no limit.

@@ -1,0 +1,302 @@
+//! Verdicts of one source port, by the whole [`Subject`] of a frame.
+//!
+//! What is kept under a subject is what was judged of a frame with that very subject: nothing narrower is ever looked up, so no
+//! verdict is wider than what was read to reach it (CVE-2023-1668, CVE-2023-5366). The subject holds every field that a rule or a
+//! guard of plain data reads; what is not plain data is judged anew each time and never kept.
+//!
+//! Four ways, so that a few hundred flows do not push each other out; placement is keyed, so that nobody chooses whom he pushes out,
+//! and each source port has a cache of its own, so that nobody pushes out another's.
+
+use std::hash::{BuildHasher, RandomState};
+
+use super::rule::RuleId;
+use super::subject::{State, Subject, WORDS};
+use super::track::{Direction, FlowRef};
+use super::verdict::Refusal;
+use crate::counters::{DropReason, PortId};
+
+const WAYS: usize = 4;
+const SETS: usize = 512;
+
+/// What is known of frames with one subject: that the guard let them pass, and of one receiver more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    /// The policy and the state of the guard under which it was found; anything else is stale.
+    stamp: Stamp,
+    /// What was judged of the pair with one receiver.
+    pub(super) pair: Option<(PortId, Judged)>,
+}
+
+/// The epoch of the policy and the generation of the port's guard, as far as tells two near ones apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stamp {
+    epoch: u32,
+    generation: u32,
+}
+
+impl Stamp {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "an entry does not live for 2^32 changes"
+    )]
+    pub(super) const fn new(epoch: u64, generation: u64) -> Self {
+        Self {
+            epoch: epoch as u32,
+            generation: generation as u32,
+        }
+    }
+}
+
+/// A verdict on a pair, as far as it may be used again.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Judged {
+    /// It belongs to this connection, and passes in this state.
+    Flow(FlowRef, Direction, State),
+    /// It passes by these rules and belongs to no connection, as long as the ports have opened no further ones.
+    Pass([Decided; 2], Opened),
+    /// It does not, likewise.
+    Refused(DropReason, Decided, Opened),
+}
+
+/// How many connections two ports have opened, as far as tells two near numbers apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Opened(u32);
+
+impl Opened {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "an entry does not live for 2^32 connections"
+    )]
+    pub(super) const fn new(from: u64, to: u64) -> Self {
+        Self(from.wrapping_add(to) as u32)
+    }
+}
+
+/// A rule, or none, with what is to be done besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Decided(u32);
+
+impl Decided {
+    const NONE: u32 = (1 << 30) - 1;
+    const ANSWER: u32 = 1 << 30;
+    const LOG: u32 = 1 << 31;
+
+    pub(super) fn by(rule: Option<RuleId>) -> Self {
+        Self(rule.map_or(Self::NONE, |rule| rule.0 & Self::NONE))
+    }
+
+    pub(super) fn of(refusal: &Refusal) -> Self {
+        let Self(rule) = Self::by(refusal.rule);
+        let answer = if refusal.answer { Self::ANSWER } else { 0 };
+        let log = if refusal.log { Self::LOG } else { 0 };
+        Self(rule | answer | log)
+    }
+
+    pub(super) fn rule(self) -> Option<RuleId> {
+        let rule = self.0 & Self::NONE;
+        (rule != Self::NONE).then_some(RuleId(rule))
+    }
+
+    pub(super) fn refusal(self, reason: DropReason) -> Refusal {
+        Refusal {
+            reason,
+            rule: self.rule(),
+            answer: self.0 & Self::ANSWER != 0,
+            log: self.0 & Self::LOG != 0,
+        }
+    }
+}
+
+/// Where an entry lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    set: u16,
+    way: u8,
+}
+
+#[derive(Clone, Debug)]
+struct Set {
+    tags: [u32; WAYS],
+    /// The way that goes next.
+    next: u8,
+    subjects: [Subject; WAYS],
+    known: [Known; WAYS],
+}
+
+/// The cache of one source port.
+#[derive(Clone, Debug)]
+pub(super) struct Cache {
+    keys: [u64; WORDS],
+    sets: Box<[Set]>,
+}
+
+impl Cache {
+    pub(super) fn new() -> Self {
+        let random = RandomState::new();
+        let empty = Set {
+            tags: [0; WAYS],
+            next: 0,
+            subjects: [Subject::default(); WAYS],
+            known: [Known {
+                stamp: Stamp::default(),
+                pair: None,
+            }; WAYS],
+        };
+        Self {
+            keys: std::array::from_fn(|word| random.hash_one(word)),
+            sets: vec![empty; SETS].into_boxed_slice(),
+        }
+    }
+
+    /// What is known of that subject under that stamp; and where it is, or would be.
+    #[inline]
+    pub(super) fn find(&self, subject: &Subject, stamp: Stamp) -> (u64, Option<Place>) {
+        let hash = self.hash(subject);
+        (hash, self.find_hashed(hash, subject, stamp))
+    }
+
+    #[inline]
+    fn find_hashed(&self, hash: u64, subject: &Subject, stamp: Stamp) -> Option<Place> {
+        let (index, tag) = (set_of(hash), tag_of(hash));
+        let set = self.sets.get(usize::from(index))?;
+        for (way, found) in (0u8..).zip(set.tags) {
+            if found == tag
+                && set.subjects.get(usize::from(way)) == Some(subject)
+                && set.known.get(usize::from(way))?.stamp == stamp
+            {
+                return Some(Place { set: index, way });
+            }
+        }
+        None
+    }
+
+    /// The entry at a place.
+    #[inline]
+    pub(super) fn get(&self, place: Place) -> Option<&Known> {
+        self.sets
+            .get(usize::from(place.set))?
+            .known
+            .get(usize::from(place.way))
+    }
+
+    /// The same, to be changed.
+    #[inline]
+    pub(super) fn get_mut(&mut self, place: Place) -> Option<&mut Known> {
+        self.sets
+            .get_mut(usize::from(place.set))?
+            .known
+            .get_mut(usize::from(place.way))
+    }
+
+    /// Keeps a subject under a stamp; another goes for it, one of its own set.
+    pub(super) fn keep(&mut self, hash: u64, subject: &Subject, stamp: Stamp) -> Option<Place> {
+        let index = set_of(hash);
+        let set = self.sets.get_mut(usize::from(index))?;
+        let way = set.next;
+        set.next = way.wrapping_add(1) % 4;
+        let at = usize::from(way);
+        *set.tags.get_mut(at)? = tag_of(hash);
+        *set.subjects.get_mut(at)? = *subject;
+        *set.known.get_mut(at)? = Known { stamp, pair: None };
+        Some(Place { set: index, way })
+    }
+
+    /// Folded products of pairs of words, each with a key: cheap, and not to be steered without the keys.
+    #[inline]
+    fn hash(&self, subject: &Subject) -> u64 {
+        let ([a0, a1, a2, a3, a4, a5, a6, a7], [k0, k1, k2, k3, k4, k5, k6, k7]) =
+            (subject.0, self.keys);
+        fold(a0 ^ k0, a1 ^ k1) ^ fold(a2 ^ k2, a3 ^ k3) ^ fold(a4 ^ k4, a5 ^ k5) ^ fold(a6 ^ k6, a7 ^ k7)
+    }
+}
+
+#[inline]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "both halves of the product are taken"
+)]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a).wrapping_mul(u128::from(b));
+    product as u64 ^ (product >> 64) as u64
+}
+
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "below SETS")]
+fn set_of(hash: u64) -> u16 {
+    (hash % SETS as u64) as u16
+}
+
+/// Never zero, which is the tag of what is empty.
+#[inline]
+fn tag_of(hash: u64) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
+    let upper = (hash >> 32) as u32;
+    upper | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(n: u64) -> Subject {
+        Subject([n, n ^ 1, 0, n << 9, 0, 7, n, 9])
+    }
+
+    #[test]
+    fn an_entry_is_small() {
+        assert!(size_of::<Set>() * SETS <= 240 << 10, "{}", size_of::<Set>());
+    }
+
+    #[test]
+    fn what_was_kept_is_found_under_its_stamp_and_its_whole_subject_only() {
+        let mut cache = Cache::new();
+        let stamp = Stamp::new(1, 1);
+        let (hash, none) = cache.find(&subject(5), stamp);
+        assert_eq!(none, None);
+        let place = cache.keep(hash, &subject(5), stamp).unwrap();
+        assert_eq!(cache.find(&subject(5), stamp), (hash, Some(place)));
+        for other in [Stamp::new(2, 1), Stamp::new(1, 2)] {
+            assert_eq!(cache.find(&subject(5), other), (hash, None));
+        }
+        for word in 0..WORDS {
+            for bit in 0..64 {
+                let mut other = subject(5);
+                other.0[word] ^= 1 << bit;
+                assert_eq!(cache.find(&other, stamp).1, None, "{word} {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_thousand_flows_stay_while_they_are_used() {
+        let mut cache = Cache::new();
+        let stamp = Stamp::new(1, 1);
+        let mut misses = 0;
+        for round in 0..20 {
+            for n in 0..1000 {
+                let (hash, place) = cache.find(&subject(n), stamp);
+                if place.is_none() {
+                    cache.keep(hash, &subject(n), stamp);
+                    misses += u32::from(round > 4);
+                }
+            }
+        }
+        // Of 15,000 look-ups.
+        assert!(misses < 1500, "{misses}");
+    }
+
+    #[test]
+    fn a_rule_and_what_is_to_be_done_fit_one_word() {
+        for rule in [None, Some(RuleId(0)), Some(RuleId(12_345))] {
+            for (answer, log) in [(false, false), (true, false), (false, true)] {
+                let refusal = Refusal {
+                    reason: DropReason::Rejected,
+                    rule,
+                    answer,
+                    log,
+                };
+                assert_eq!(Decided::of(&refusal).refusal(DropReason::Rejected), refusal);
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What a worker keeps for each source port between frames, and between the steps of one frame.
+
+use super::cache::{Cache, Place, Stamp};
+use super::digest::Digest;
+use super::rule::Decision;
+use super::subject::{State, Subject};
+use crate::counters::PortId;
+
+/// One source port's flow cache, and the frame that is being judged. Of one worker; never shared.
+#[derive(Debug, Default)]
+pub struct Context {
+    /// Made with the first frame that is looked at deeper than its addresses.
+    pub(super) cache: Option<Box<Cache>>,
+    pub(super) frame: Judging,
+}
+
+/// The frame that is being judged: from [`admit`](super::Policy::admit) to the last [`permit`](super::Policy::permit).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Judging {
+    pub(super) digest: Digest,
+    /// What its verdict is kept under: the subject, but for fields that no rule reads.
+    pub(super) key: Subject,
+    /// Whether the digest is that of this frame.
+    pub(super) is_digested: bool,
+    /// Where its subject is kept, if it is.
+    pub(super) place: Option<Place>,
+    pub(super) stamp: Stamp,
+    pub(super) last: Trace,
+}
+
+/// How the last pair was judged, for `explain`, logs and the drop log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// What connection tracking said; `None` when nobody asked.
+    pub state: Option<State>,
+    /// What the sender's list said; `None` without a list, or when it was not asked.
+    pub outbound: Option<Decision>,
+    /// What the receiver's list said.
+    pub inbound: Option<Decision>,
+    /// The receiver.
+    pub to: Option<PortId>,
+}
+
+impl Context {
+    /// How the last pair was judged. Of a pair whose verdict was known nothing is told but that it passed.
+    pub fn trace(&self) -> Trace {
+        self.frame.last
+    }
+
+    /// The digest of the frame that was judged last, if it was made.
+    pub fn digest(&self) -> Option<&Digest> {
+        self.frame.is_digested.then_some(&self.frame.digest)
+    }
+}

@@ -1,0 +1,70 @@
+//! What the gate remembers of each port while policies come and go.
+
+use std::sync::Arc;
+
+use super::guard::GuardState;
+use super::meter::Bucket;
+use super::spec::TrackingSpec;
+use super::track::Tracker;
+use crate::counters::{MAX_PORTS, PortId};
+
+/// The buckets of one port's limits.
+#[derive(Debug, Default)]
+pub(super) struct Buckets {
+    pub(super) send_bits: Bucket,
+    pub(super) send_frames: Bucket,
+    pub(super) receive_bits: Bucket,
+    pub(super) receive_frames: Bucket,
+    pub(super) broadcast: Bucket,
+    pub(super) multicast: Bucket,
+    pub(super) unknown: Bucket,
+    /// Answers to what was rejected.
+    pub(super) answers: Bucket,
+}
+
+/// One port.
+#[derive(Debug, Default)]
+pub(super) struct PortState {
+    pub(super) guard: GuardState,
+    pub(super) buckets: Buckets,
+}
+
+/// Sticky addresses, leases, buckets and connections of all ports. Shared by the policies of a switch in turn, and by all
+/// workers.
+#[derive(Debug)]
+pub struct State {
+    ports: Box<[PortState]>,
+    tracker: Tracker,
+}
+
+impl State {
+    /// Nothing is known yet.
+    pub fn new(tracking: &TrackingSpec) -> Arc<Self> {
+        Arc::new(Self {
+            ports: (0..MAX_PORTS).map(|_| PortState::default()).collect(),
+            tracker: Tracker::new(tracking, MAX_PORTS),
+        })
+    }
+
+    pub(super) fn port(&self, port: PortId) -> Option<&PortState> {
+        self.ports.get(port.index())
+    }
+
+    /// The connections.
+    pub fn tracker(&self) -> &Tracker {
+        &self.tracker
+    }
+
+    /// What port security has learned of a port.
+    pub fn guard(&self, port: PortId) -> Option<&GuardState> {
+        self.port(port).map(|port| &port.guard)
+    }
+
+    /// The guest of `port` is gone: its sticky address, its leases and its connections go with it.
+    pub fn forget(&self, port: PortId) {
+        if let Some(state) = self.port(port) {
+            state.guard.forget();
+        }
+        self.tracker.end_port(port);
+    }
+}
