@@ -12,6 +12,7 @@
 //! forwards. A source address that was declared for another port is found by the fabric, which holds the
 //! declared addresses as static entries.
 
+pub mod acl;
 pub mod digest;
 mod meter;
 pub mod reject;

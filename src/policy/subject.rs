@@ -112,7 +112,7 @@ pub mod field {
 
 /// The field `(shift, width)` of `word`.
 #[inline(always)]
-const fn get(word: u64, (shift, width): (u32, u32)) -> u64 {
+pub const fn get(word: u64, (shift, width): (u32, u32)) -> u64 {
     word >> shift & ((1 << width) - 1)
 }
 
