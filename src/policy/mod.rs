@@ -5,90 +5,55 @@
 //! Both results can be made only here, and the rooms behind ask for them by type: the fabric learns from and
 //! forwards only what was admitted, a copy is made only under a permit. So no step can be skipped.
 //!
-//! A [`Policy`] is one immutable snapshot with an epoch. A worker takes one for a burst; it is replaced as a
-//! whole, so that no frame is judged by a mixture of two. A port that it does not name passes nothing.
+//! ```text
+//! admit    digest        the fields that rules read, packed: the subject           (digest, subject)
+//!          flow cache    under the whole subject, of this source port alone         (cache)
+//!          guard         port security, on a miss and for all that is not data      (guard, lease)
+//!          meters        what the port may send                                    (meter)
+//! permit   flow cache    what was judged of this receiver, if it still holds
+//!          tracking      the connection, and the packet's state in it              (track)
+//!          lists         outbound of the source, inbound of the receiver           (acl, rule)
+//! ```
 //!
-//! What is judged now: a source address that no station can have, and the group addresses that no bridge
-//! forwards. A source address that was declared for another port is found by the fabric, which holds the
-//! declared addresses as static entries.
+//! A [`Policy`] is one immutable snapshot with an epoch. A worker takes one for a burst; it is replaced as a
+//! whole, so that no frame is judged by a mixture of two. A port that it does not name passes nothing. What outlives
+//! policies (sticky addresses, leases, buckets, connections) is the [`State`] that they share.
+//!
+//! # What lists say
+//!
+//! A frame from A to B needs the leave of A's outbound list and of B's inbound list; a list that is not there
+//! gives it, or under `default = "deny"` gives it to addressing alone. The first rule that matches decides. The end of a list
+//! denies all but *addressing*: ARP, RARP and neighbour discovery (RFC 4861: RS, RA, NS, NA), without which a guest
+//! cannot be reached at all; a rule above may deny them too.
+//!
+//! A packet of a tracked connection needs no leave any more, unless a rule that names its state denies it. The
+//! side whose list let the connection open by a stateless rule is not *covered*, and is asked again. An invalid packet
+//! passes only by rules that name `invalid`. Of a port without any list nothing is tracked, unless the other has one.
 
 pub mod acl;
+mod cache;
+mod context;
 pub mod digest;
+mod gate;
+pub mod guard;
+pub mod lease;
 mod meter;
 pub mod reject;
 pub mod rule;
 pub mod spec;
+mod state;
 pub mod subject;
+#[cfg(test)]
+mod tests;
+pub mod track;
+mod verdict;
 
-use crate::counters::{DropReason, MAX_PORTS, PortId};
-use crate::frame::{Frame, Mac};
+pub use context::{Context, Trace};
+pub use gate::{Policy, RuleInfo};
+pub use state::State;
+pub use verdict::{Admitted, Permit, Refusal, Weight};
 
-/// One whole policy.
-#[derive(Clone, Debug)]
-pub struct Policy {
-    epoch: u64,
-    bound: [u64; MAX_PORTS / 64],
-}
-
-impl Policy {
-    /// The policy of that epoch for these ports; whoever replaces a policy counts the epoch up.
-    pub fn new(epoch: u64, ports: impl IntoIterator<Item = PortId>) -> Self {
-        let mut bound = [0; MAX_PORTS / 64];
-        for port in ports {
-            if let Some(word) = bound.get_mut(port.index() / 64) {
-                *word |= 1 << (port.index() % 64);
-            }
-        }
-        Self { epoch, bound }
-    }
-
-    /// Which policy this is: what was judged under another epoch is to be judged again.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// Whether the policy names that port; frames of and to others do not pass.
-    pub fn binds(&self, port: PortId) -> bool {
-        let word = self.bound.get(port.index() / 64).copied().unwrap_or(0);
-        word >> (port.index() % 64) & 1 != 0
-    }
-
-    /// Judges a frame by the port that it came from.
-    ///
-    /// # Errors
-    ///
-    /// [`DropReason::NoPolicy`], [`DropReason::SourceMacInvalid`], [`DropReason::ReservedGroup`].
-    #[inline]
-    pub fn admit<'a>(&self, source: PortId, frame: Frame<'a>) -> Result<Admitted<'a>, DropReason> {
-        if !self.binds(source) {
-            return Err(DropReason::NoPolicy);
-        }
-        if !frame.src().is_station() {
-            return Err(DropReason::SourceMacInvalid);
-        }
-        if frame.dst().is_group() && is_reserved(frame.dst()) {
-            return Err(DropReason::ReservedGroup);
-        }
-        Ok(Admitted { source, frame })
-    }
-
-    /// Judges the pair of a frame's source and one receiver.
-    ///
-    /// # Errors
-    ///
-    /// [`DropReason::NoPolicy`] when the policy does not name the receiver.
-    #[inline]
-    pub fn permit(&self, frame: &Admitted<'_>, to: PortId) -> Result<Permit, DropReason> {
-        if self.binds(to) {
-            Ok(Permit {
-                from: frame.source,
-                to,
-            })
-        } else {
-            Err(DropReason::NoPolicy)
-        }
-    }
-}
+use crate::frame::Mac;
 
 /// Whether a group address is one that no bridge forwards: those of the bridges themselves (IEEE 802.1Q, tables
 /// 8-1 to 8-3: STP, PAUSE, LACP, 802.1X, LLDP) and of their registration protocols (table 10-1: MVRP, MMRP), and
@@ -100,121 +65,4 @@ fn is_reserved(group: Mac) -> bool {
     const CISCO_PVST: u64 = 0x0100_0ccc_cccd;
     matches!(group.bits() & !0xf, BRIDGES | REGISTRATION)
         || matches!(group.bits(), CISCO | CISCO_PVST)
-}
-
-/// A frame that may enter the switch, with the port that it came from.
-#[derive(Clone, Copy, Debug)]
-pub struct Admitted<'a> {
-    source: PortId,
-    frame: Frame<'a>,
-}
-
-impl<'a> Admitted<'a> {
-    /// The port that it came from.
-    pub fn source(&self) -> PortId {
-        self.source
-    }
-
-    /// The frame.
-    pub fn frame(&self) -> &Frame<'a> {
-        &self.frame
-    }
-}
-
-/// The leave to deliver one frame to one receiver.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Permit {
-    from: PortId,
-    to: PortId,
-}
-
-impl Permit {
-    /// The port that the frame came from.
-    pub fn from(&self) -> PortId {
-        self.from
-    }
-
-    /// The receiver.
-    pub fn to(&self) -> PortId {
-        self.to
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn port(index: u16) -> PortId {
-        PortId::new(index).unwrap()
-    }
-
-    fn judge(dst: &str, src: &str) -> Result<(), DropReason> {
-        let mut bytes = [0; 60];
-        bytes[..6].copy_from_slice(&dst.parse::<Mac>().unwrap().octets());
-        bytes[6..12].copy_from_slice(&src.parse::<Mac>().unwrap().octets());
-        let frame = Frame::parse(&bytes, 60).unwrap();
-        Policy::new(1, [port(3)]).admit(port(3), frame).map(drop)
-    }
-
-    const STATION: &str = "52:54:00:00:00:01";
-
-    #[test]
-    fn e_1_a_source_that_no_station_has_is_refused() {
-        assert_eq!(judge(STATION, "52:54:00:00:00:02"), Ok(()));
-        for source in [
-            "00:00:00:00:00:00",
-            "ff:ff:ff:ff:ff:ff",
-            "01:00:5e:00:00:01",
-            "53:54:00:00:00:01",
-        ] {
-            assert_eq!(
-                judge(STATION, source),
-                Err(DropReason::SourceMacInvalid),
-                "{source}"
-            );
-        }
-    }
-
-    #[test]
-    fn e_10_reserved_groups_are_refused_and_their_neighbours_are_not() {
-        for low in 0..=0x3fu64 {
-            let group = Mac::from_bits(0x0180_c200_0000 | low).to_string();
-            let expected = if low < 0x10 || (0x20..0x30).contains(&low) {
-                Err(DropReason::ReservedGroup)
-            } else {
-                Ok(())
-            };
-            assert_eq!(judge(&group, STATION), expected, "{group}");
-        }
-        for group in ["01:00:0c:cc:cc:cc", "01:00:0c:cc:cc:cd"] {
-            assert_eq!(
-                judge(group, STATION),
-                Err(DropReason::ReservedGroup),
-                "{group}"
-            );
-        }
-        for group in [
-            "01:00:0c:cc:cc:ce",
-            "33:33:00:00:00:01",
-            "01:00:5e:00:00:fb",
-            "ff:ff:ff:ff:ff:ff",
-        ] {
-            assert_eq!(judge(group, STATION), Ok(()), "{group}");
-        }
-    }
-
-    #[test]
-    fn a_port_without_policy_passes_nothing_either_way() {
-        let policy = Policy::new(7, [port(0), port(1023)]);
-        let bytes = [2; 14];
-        let frame = Frame::parse(&bytes, 14).unwrap();
-        assert_eq!(
-            policy.admit(port(1), frame).map(drop),
-            Err(DropReason::NoPolicy)
-        );
-        let admitted = policy.admit(port(1023), frame).unwrap();
-        assert_eq!(policy.permit(&admitted, port(1)), Err(DropReason::NoPolicy));
-        let permit = policy.permit(&admitted, port(0)).unwrap();
-        assert_eq!((permit.from(), permit.to()), (port(1023), port(0)));
-    }
 }
