@@ -13,6 +13,8 @@
 //! declared addresses as static entries.
 
 pub mod digest;
+pub mod guard;
+pub mod lease;
 pub mod rule;
 pub mod spec;
 pub mod subject;
