@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::layers::Unseen;
 use super::mac::Mac;
 
 /// Length of the packet.
@@ -10,18 +11,39 @@ pub const LEN: usize = 28;
 /// Ethernet, IPv4, 6 and 4 bytes of address: the only shape that is read.
 const SHAPE: [u8; 6] = [0, 1, 0x08, 0x00, 6, 4];
 
+/// Operations (IANA, "ARP Parameters"). All but the first two are of protocols that share ARP's shape: RARP, DRARP and
+/// InARP.
+pub mod operation {
+    /// Who has that IP address?
+    pub const REQUEST: u16 = 1;
+    /// An answer.
+    pub const REPLY: u16 = 2;
+    /// RARP: which IP address has that MAC address? (RFC 903)
+    pub const REVERSE_REQUEST: u16 = 3;
+}
+
 /// An ARP packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Arp<'a>(&'a [u8; LEN]);
 
 impl<'a> Arp<'a> {
-    /// Checks length and shape.
-    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
-        let packet = bytes.first_chunk::<LEN>()?;
-        packet.starts_with(&SHAPE).then_some(Self(packet))
+    /// Reads a packet from the beginning of `bytes`; `available` is how much of the frame there is from here on.
+    ///
+    /// # Errors
+    ///
+    /// [`Unseen::Malformed`] when the frame ends within the packet, or it is of another shape.
+    pub fn parse(bytes: &'a [u8], available: usize) -> Result<Self, Unseen> {
+        let packet = bytes
+            .first_chunk::<LEN>()
+            .ok_or(Unseen::past(available, LEN))?;
+        if packet.starts_with(&SHAPE) {
+            Ok(Self(packet))
+        } else {
+            Err(Unseen::Malformed)
+        }
     }
 
-    /// 1 asks, 2 answers; anything is possible.
+    /// See [`operation`]; anything is possible.
     pub fn operation(&self) -> u16 {
         u16::from_be_bytes([self.0[6], self.0[7]])
     }

@@ -19,6 +19,8 @@ pub mod ethertype {
     pub const IPV4: u16 = 0x0800;
     /// ARP.
     pub const ARP: u16 = 0x0806;
+    /// RARP (RFC 903), of ARP's shape.
+    pub const RARP: u16 = 0x8035;
     /// IPv6.
     pub const IPV6: u16 = 0x86dd;
     /// Below this value the field is the length of an IEEE 802.3 frame and its LLC payload.

@@ -58,6 +58,25 @@ impl<'a> Ipv4<'a> {
         self.options
     }
 
+    /// Whether an option asks for a source route, loose or strict (RFC 791, 3.1); `None` when the options contradict
+    /// themselves.
+    pub fn is_source_routed(&self) -> Option<bool> {
+        const END: u8 = 0;
+        const NOTHING: u8 = 1;
+        const LOOSE: u8 = 131;
+        const STRICT: u8 = 137;
+        let mut options = self.options;
+        loop {
+            options = match options {
+                [] | [END, ..] => return Some(false),
+                [LOOSE | STRICT, ..] => return Some(true),
+                [NOTHING, rest @ ..] => rest,
+                [_, len @ 2..=u8::MAX, ..] => options.get(usize::from(*len)..)?,
+                [_, ..] => return None,
+            };
+        }
+    }
+
     /// Length of header and payload.
     pub fn total_len(&self) -> u16 {
         u16::from_be_bytes([self.fixed[2], self.fixed[3]])

@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::layers::{Fragment, Unseen};
+use super::mac::Mac;
 
 /// Length of the fixed header.
 pub const HEADER: usize = 40;
@@ -134,11 +135,7 @@ pub fn walk(first: u8, payload: &[u8], available: usize) -> Result<Walk, Unseen>
         let head = rest
             .first_chunk::<8>()
             .ok_or(Unseen::past(available, end))?;
-        let len = match kind {
-            extension::FRAGMENT => 8,
-            extension::AUTHENTICATION => (usize::from(head[1]) + 2) * 4,
-            _ => (usize::from(head[1]) + 1) * 8,
-        };
+        let len = len_of(kind, head);
         if kind == extension::FRAGMENT {
             if walk.fragment.is_some() {
                 return Err(Unseen::Malformed);
@@ -158,6 +155,64 @@ pub fn walk(first: u8, payload: &[u8], available: usize) -> Result<Walk, Unseen>
         }
     }
     Err(Unseen::TooMany)
+}
+
+/// Whether there is a routing header of type 0 that was not used up among the extension headers at the beginning of
+/// `payload`, of which the first has the type `first` and which [`walk`] accepts (RFC 5095).
+pub fn is_source_routed(first: u8, payload: &[u8]) -> bool {
+    let (mut kind, mut rest) = (first, payload);
+    for _ in 0..MAX_EXTENSIONS {
+        let Some(head) = rest.first_chunk::<8>().filter(|_| is_extension(kind)) else {
+            return false;
+        };
+        if kind == extension::ROUTING && head[2] == 0 && head[3] != 0 {
+            return true;
+        }
+        let is_later = u16::from_be_bytes([head[2], head[3]]) & 0xfff8 != 0;
+        if kind == extension::FRAGMENT && is_later {
+            return false;
+        }
+        rest = rest.get(len_of(kind, head)..).unwrap_or(&[]);
+        kind = head[0];
+    }
+    false
+}
+
+/// Whether an address is one of fe80::/10.
+pub const fn is_link_local(address: Ipv6Addr) -> bool {
+    address.to_bits() >> 118 == 0xfe80 >> 6
+}
+
+/// The link-local address that a station makes of its MAC address (RFC 4291, appendix A; RFC 2464, 5).
+pub const fn link_local_of(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.octets();
+    Ipv6Addr::from_octets([
+        0xfe,
+        0x80,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        a ^ 2,
+        b,
+        c,
+        0xff,
+        0xfe,
+        d,
+        e,
+        f,
+    ])
+}
+
+/// Length of an extension header that begins with `head`.
+fn len_of(kind: u8, head: &[u8; 8]) -> usize {
+    match kind {
+        extension::FRAGMENT => 8,
+        extension::AUTHENTICATION => (usize::from(head[1]) + 2) * 4,
+        _ => (usize::from(head[1]) + 1) * 8,
+    }
 }
 
 fn is_extension(kind: u8) -> bool {

@@ -1,13 +1,13 @@
 //! The layers above Ethernet, as far as the snapshot shows them.
 
-use super::arp::{self, Arp};
+use super::arp::Arp;
 use super::ethernet::{Frame, ethertype};
 use super::icmp::Icmp;
 use super::ipv4::Ipv4;
 use super::ipv6::{self, Ipv6};
 use super::protocol;
 use super::tcp::Tcp;
-use super::udp::Udp;
+use super::udp::{self, Udp};
 
 /// Why a header that was announced could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,11 +114,8 @@ impl<'a> Layers<'a> {
             ethertype::IPV4 => layers.parse_ipv4(bytes, available),
             ethertype::IPV6 => layers.parse_ipv6(bytes, available),
             ethertype::ARP => {
-                layers.network = match Arp::parse(bytes) {
-                    Some(packet) => Network::Arp(packet),
-                    None if bytes.len() >= arp::LEN => Network::Unseen(Unseen::Malformed),
-                    None => Network::Unseen(Unseen::past(available, arp::LEN)),
-                };
+                layers.network =
+                    Arp::parse(bytes, available).map_or_else(Network::Unseen, Network::Arp);
             }
             length if length < ethertype::FIRST => layers.network = Network::Llc,
             _ => {}
@@ -196,6 +193,32 @@ impl<'a> Layers<'a> {
             _ => Ok(Transport::Unknown(number)),
         };
         self.transport = read.unwrap_or_else(Transport::Unseen);
+    }
+
+    /// Layer 4, from its header on: what the snapshot shows of it, and its length in the packet.
+    pub fn layer_4(&self, frame: &Frame<'a>) -> (&'a [u8], usize) {
+        let bytes = frame.bytes();
+        let bytes = bytes.get(..self.end).unwrap_or(bytes);
+        let shown = bytes.get(self.transport_offset..).unwrap_or(&[]);
+        (shown, self.end.saturating_sub(self.transport_offset))
+    }
+
+    /// What a UDP header says that it carries: what the snapshot shows of it, and its length. Nothing without one, or
+    /// where its length is a lie.
+    pub fn datagram(&self, frame: &Frame<'a>) -> (&'a [u8], usize) {
+        let Transport::Udp(header) = self.transport else {
+            return (&[], 0);
+        };
+        let (shown, len) = self.layer_4(frame);
+        if !header.is_length_true(len) {
+            return (&[], 0);
+        }
+        let claimed = usize::from(header.length());
+        let shown = shown.get(..claimed).unwrap_or(shown);
+        (
+            shown.get(udp::HEADER..).unwrap_or(&[]),
+            claimed.saturating_sub(udp::HEADER),
+        )
     }
 
     /// Whether a longer snapshot would show more.

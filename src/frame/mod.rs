@@ -1,4 +1,4 @@
-//! Views over private bytes: Ethernet, VLAN, ARP, IPv4, IPv6, TCP, UDP, ICMP.
+//! Views over private bytes: Ethernet, VLAN, ARP, IPv4, IPv6, TCP, UDP, ICMP, LLC, neighbour discovery, DHCP.
 //!
 //! # Promises
 //!
@@ -19,12 +19,16 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod dhcp;
+pub mod dhcpv6;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
 mod layers;
+pub mod llc;
 mod mac;
+pub mod nd;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
@@ -40,6 +44,8 @@ pub use vlan::{Tag, Vid};
 pub mod protocol {
     /// ICMP.
     pub const ICMP: u8 = 1;
+    /// IGMP.
+    pub const IGMP: u8 = 2;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.

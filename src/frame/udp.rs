@@ -41,6 +41,12 @@ impl<'a> Udp<'a> {
         u16::from_be_bytes([self.0[4], self.0[5]])
     }
 
+    /// Whether the length that it claims covers a header and lies within `available`, which is how much of the packet there
+    /// is from the header on. Less than that is no lie: what is left may be options (RFC 9868).
+    pub fn is_length_true(&self, available: usize) -> bool {
+        (HEADER..=available).contains(&usize::from(self.length()))
+    }
+
     /// The checksum as it stands, unverified; zero over IPv4 means none.
     pub fn checksum(&self) -> u16 {
         u16::from_be_bytes([self.0[6], self.0[7]])

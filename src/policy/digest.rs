@@ -1,7 +1,7 @@
 //! From a frame to its [`Subject`], and to the places that connection tracking reads.
 
 use crate::frame::ethernet::ethertype;
-use crate::frame::{Frame, Layers, Network, Transport, Unseen, protocol};
+use crate::frame::{Frame, Layers, Network, Transport, Unseen, ipv4, ipv6, protocol, vlan};
 
 use super::subject::{Depth, Family, Piece, Subject, field, put};
 
@@ -15,7 +15,8 @@ pub struct Digest {
     /// Where the IP packet ends in the frame; 0 without one.
     pub end: u16,
     /// Whether the frame has to be judged as a whole each time, and its verdict is not kept: ARP, neighbour
-    /// discovery, DHCP, ICMP errors, whatever is not plain data.
+    /// discovery, DHCP, ICMP errors, whatever is not plain data; and data with something that the subject does not tell:
+    /// IP options or extension headers, a UDP length that lies, a tag that is no plain VLAN tag.
     pub is_control: bool,
     /// Headers run past the snapshot: a longer one would show more.
     pub runs_on: bool,
@@ -82,7 +83,7 @@ impl Digest {
             subject,
             transport: u16::try_from(layers.transport_offset).unwrap_or(0),
             end: u16::try_from(layers.end).unwrap_or(0),
-            is_control: is_control(&layers, number, ports, piece, depth),
+            is_control: is_control(&layers, number, ports, piece, depth) || is_odd(frame, &layers),
             runs_on: layers.runs_on(),
         }
     }
@@ -121,6 +122,25 @@ fn is_control(layers: &Layers<'_>, number: u8, ports: u64, piece: Piece, depth: 
         protocol::ICMPV6 => !matches!(ports >> 8 & 0xff, 128 | 129),
         _ => true,
     }
+}
+
+/// Whether a guard reads something of a frame that its subject does not tell.
+fn is_odd(frame: &Frame<'_>, layers: &Layers<'_>) -> bool {
+    let has_odd_tag = frame
+        .tag()
+        .is_some_and(|tag| tag.tpid() != vlan::TPID || tag.vlan().is_none());
+    let plain = match layers.network {
+        Network::Ipv6(_) => ipv6::HEADER,
+        _ => ipv4::HEADER,
+    };
+    let has_options = layers.transport_offset.wrapping_sub(layers.network_offset) != plain;
+    let does_lie = match layers.transport {
+        Transport::Udp(udp) => {
+            !udp.is_length_true(layers.end.wrapping_sub(layers.transport_offset))
+        }
+        _ => false,
+    };
+    has_odd_tag || has_options || does_lie
 }
 
 #[expect(
