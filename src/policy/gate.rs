@@ -8,6 +8,7 @@ use super::cache::{Cache, Decided, Judged, Opened, Stamp};
 use super::context::{Context, Judging, Trace};
 use super::digest::Digest;
 use super::guard::{Guard, Outcome};
+use super::lease::{self, Voice};
 use super::meter::Meter;
 use super::rule::{Action, Decision, Direction, Rule, RuleId};
 use super::spec::{LimitSpec, PolicySpec, PortPolicy, Rate};
@@ -19,7 +20,7 @@ use super::is_reserved;
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId, PortSet};
 use crate::frame::ethernet::ethertype;
-use crate::frame::{Frame, Vid, protocol};
+use crate::frame::{Frame, Transport, Vid, dhcp, dhcpv6, protocol};
 
 /// Answers to rejected frames that a port is sent: ten a second, twenty at once.
 const ANSWERS: Rate = Rate {
@@ -39,6 +40,8 @@ pub struct Policy {
     answers: Meter,
     /// Word 0 without the TCP flags, where no rule reads them: a connection then is one subject each way.
     read: u64,
+    /// Some port has the addresses of its DHCP leases.
+    watches_leases: bool,
     state: Arc<State>,
 }
 
@@ -130,6 +133,7 @@ impl Policy {
             .iter()
             .flat_map(|(_, list)| list.iter().map(RuleInfo::of))
             .collect();
+        let watches_leases = ports.iter().flatten().any(|bound| bound.guard.max_leases() != 0);
         let reads_flags = compiler.lists().iter().any(|(_, list)| list.iter().any(|rule| rule.flags.is_some()));
         Ok(Self {
             epoch,
@@ -138,6 +142,24 @@ impl Policy {
             hits: rules.iter().map(|_| AtomicU64::new(0)).collect(),
             rules,
             answers: Meter::new(ANSWERS),
+            watches_leases,
+            state,
+        })
+    }
+
+    /// No policy at all: these ports may do what they like. For benches and tests of what is not policy.
+    pub fn open(epoch: u64, ports: impl IntoIterator<Item = PortId>) -> Self {
+        let spec = PolicySpec::open(ports);
+        let state = State::new(&spec.tracking);
+        // Without lists nothing is compiled that could be too large; and without ports nothing passes.
+        Self::compile(epoch, &spec, Arc::clone(&state)).unwrap_or_else(|_| Self {
+            epoch,
+            ports: Box::default(),
+            rules: Box::default(),
+            hits: Box::default(),
+            answers: Meter::default(),
+            read: u64::MAX,
+            watches_leases: false,
             state,
         })
     }
@@ -395,10 +417,57 @@ impl Policy {
         let (Some(source), Some(receiver)) = (self.bound(from), self.bound(to)) else {
             return Err(DropReason::NoPolicy.into());
         };
-        if source.is_free() && receiver.is_free() {
-            return Ok(Permit { from, to });
+        if !(source.is_free() && receiver.is_free()) {
+            self.permit_pair(source, receiver, admitted, to, context, now)?;
         }
-        self.permit_pair(source, receiver, admitted, to, context, now)
+        if self.watches_leases && context.frame.is_digested && context.frame.digest.is_control {
+            self.overhear(source, receiver, admitted, to, context, now);
+        }
+        Ok(Permit { from, to })
+    }
+
+    /// Learns from a DHCP packet that goes from one port to another whose an address is.
+    #[cold]
+    fn overhear(
+        &self,
+        source: &Bound,
+        receiver: &Bound,
+        admitted: &Admitted<'_>,
+        to: PortId,
+        context: &Context,
+        now: Tick,
+    ) {
+        let Some(event) = lease::observe(&admitted.frame) else {
+            return;
+        };
+        let (bound, port) = match event.voice {
+            Voice::Server if source.guard.may().dhcp_server => (receiver, to),
+            Voice::Server => return,
+            Voice::Client => (source, admitted.source),
+        };
+        if let Some(state) = self.state.port(port) {
+            let vid = context.frame.digest.subject.vid();
+            let all = self.state.guards();
+            lease::settle(&event, vid, (&bound.guard, &state.guard), all, now);
+        }
+    }
+
+    /// Whether a frame says something about leases, so that all of it has to be private before it is judged.
+    #[inline]
+    pub fn wants_whole(&self, source: PortId, frame: &Frame<'_>) -> bool {
+        self.watches_leases && !frame.is_whole() && self.speaks_of_leases(source, frame)
+    }
+
+    #[cold]
+    fn speaks_of_leases(&self, source: PortId, frame: &Frame<'_>) -> bool {
+        let concerned = self
+            .bound(source)
+            .is_some_and(|bound| bound.guard.may().dhcp_server || bound.guard.max_leases() != 0);
+        let Transport::Udp(udp) = frame.layers().transport else {
+            return false;
+        };
+        let is_dhcp = |port| matches!(port, dhcp::SERVER | dhcp::CLIENT | dhcpv6::SERVER | dhcpv6::CLIENT);
+        concerned && is_dhcp(udp.src_port()) && is_dhcp(udp.dst_port())
     }
 
     #[inline(never)]
@@ -410,7 +479,7 @@ impl Policy {
         to: PortId,
         context: &mut Context,
         now: Tick,
-    ) -> Result<Permit, Refusal> {
+    ) -> Result<(), Refusal> {
         let from = admitted.source;
         if source.shuns(to) || receiver.shuns(from) {
             return Err(DropReason::Quarantined.into());
@@ -425,11 +494,8 @@ impl Policy {
             }
         }
         match self.known(admitted, to, context, now) {
-            Some(Ok(())) => Ok(Permit { from, to }),
-            Some(Err(refusal)) => Err(refusal),
-            None => self
-                .judge_pair(source, receiver, admitted, to, context, now)
-                .map(|()| Permit { from, to }),
+            Some(verdict) => verdict,
+            None => self.judge_pair(source, receiver, admitted, to, context, now),
         }
     }
 

@@ -50,6 +50,10 @@ impl State {
         self.ports.get(port.index())
     }
 
+    pub(super) fn guards(&self) -> impl Iterator<Item = &GuardState> + Clone {
+        self.ports.iter().map(|port| &port.guard)
+    }
+
     /// The connections.
     pub fn tracker(&self) -> &Tracker {
         &self.tracker

@@ -138,6 +138,11 @@ impl Guard {
         }
     }
 
+    /// Whether it has nothing to refuse: nothing of a frame needs to be read for it.
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+
     /// What the port may be besides a plain guest.
     pub fn may(&self) -> May {
         self.may
