@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use super::Gate;
 use super::budget::Credit;
+use super::generation::Ports;
 use super::step::Step;
 use super::worker::Visit;
 use crate::clock::Tick;
-use crate::counters::PortId;
+use crate::counters::{MAX_PORTS, PortId};
 use crate::fabric::LookupCache;
 use crate::port::lanes::Lanes;
 
@@ -18,28 +19,27 @@ use crate::port::lanes::Lanes;
 pub struct Crank {
     step: Step,
     gate: Gate,
-    ports: Vec<Arc<Lanes>>,
+    ports: Ports,
     caches: Vec<LookupCache>,
     credit: Credit,
 }
 
 impl Crank {
-    /// A crank over all ports of a switch, in the order of their ids.
+    /// A crank over all ports of a switch.
     #[must_use]
     pub fn new(ports: Vec<Arc<Lanes>>, gate: Gate) -> Self {
-        let caches = ports.iter().map(|_| LookupCache::default()).collect();
         Self {
             step: Step::new(),
             gate,
-            ports,
-            caches,
+            ports: ports.into_iter().collect(),
+            caches: vec![LookupCache::default(); MAX_PORTS],
             credit: Credit::default(),
         }
     }
 
     /// Visits transmit ring `pair` of `port` once; returns the frames taken, `None` when the ring does not run.
     pub fn turn(&mut self, port: PortId, pair: u16, now: Tick) -> Option<u32> {
-        let lanes = self.ports.get(port.index())?;
+        let lanes = self.ports.get(port)?;
         let cache = self.caches.get_mut(port.index())?;
         self.credit = Credit::default();
         self.credit.replenish();
@@ -81,7 +81,7 @@ impl Crank {
 
     /// The ports.
     #[must_use]
-    pub fn ports(&self) -> &[Arc<Lanes>] {
+    pub fn ports(&self) -> &Ports {
         &self.ports
     }
 }

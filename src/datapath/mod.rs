@@ -12,6 +12,7 @@ mod budget;
 pub mod crank;
 mod egress;
 mod fanout;
+mod generation;
 pub mod offload;
 mod slot;
 mod step;
@@ -32,8 +33,9 @@ use crate::port::door::{Door, Note};
 use crate::port::lanes::Lanes;
 use worker::{Effort, Worker};
 
-/// What judges frames: one immutable whole. A change of configuration makes a new one; a worker takes it up between
-/// two bursts, so no frame is judged by a mixture.
+pub use generation::{Generation, Ports, Retired};
+
+/// What judges frames: one immutable whole, part of a [`Generation`].
 #[derive(Debug)]
 pub struct Gate {
     /// Who may send what, and to whom.
@@ -97,12 +99,12 @@ pub struct Workers {
     doors: Vec<Arc<Door>>,
     efforts: Vec<Arc<Effort>>,
     threads: Vec<JoinHandle<()>>,
-    gate: Arc<ArcSwap<Gate>>,
+    generation: Arc<ArcSwap<Generation>>,
     clock: Clock,
 }
 
 impl Workers {
-    /// Starts a worker for each door. `ports` are all ports of the switch in the order of their ids.
+    /// Starts a worker for each door. `ports` are all ports of the switch.
     ///
     /// # Errors
     /// A thread could not be made, or not be pinned to its CPU; those that were made are stopped.
@@ -113,13 +115,12 @@ impl Workers {
         gate: Gate,
         clock: &Clock,
     ) -> io::Result<Self> {
-        let gate = Arc::new(ArcSwap::from_pointee(gate));
-        let ports: Arc<[Arc<Lanes>]> = ports.into();
+        let first = Generation::new(1, ports.into_iter().collect(), gate);
         let mut workers = Self {
             doors: Vec::new(),
             efforts: Vec::new(),
             threads: Vec::new(),
-            gate,
+            generation: Arc::new(ArcSwap::from_pointee(first)),
             clock: clock.clone(),
         };
         for (index, door) in doors.into_iter().enumerate() {
@@ -127,8 +128,7 @@ impl Workers {
             let cpu = options.cpus.get(index).copied();
             let worker = Worker::new(
                 Arc::clone(&door),
-                Arc::clone(&ports),
-                &workers.gate,
+                &workers.generation,
                 clock.clone(),
                 options.poll,
                 options.spin,
@@ -149,15 +149,22 @@ impl Workers {
         Ok(workers)
     }
 
-    /// The gate in force.
+    /// The ports and the gate in force.
     #[must_use]
-    pub fn gate(&self) -> Arc<Gate> {
-        self.gate.load_full()
+    pub fn generation(&self) -> Arc<Generation> {
+        self.generation.load_full()
     }
 
-    /// Puts another gate in force: each worker takes it up with its next burst.
-    pub fn set_gate(&self, gate: Gate) {
-        self.gate.store(Arc::new(gate));
+    /// Puts other ports and another gate in force, together: each worker takes them up with its next visit. What was in
+    /// force comes back, for the caller to keep until it is released.
+    pub fn replace(&self, ports: Ports, gate: Gate) -> Retired {
+        let number = self.generation.load().number().saturating_add(1);
+        let next = Generation::new(number, ports, gate);
+        let old = self.generation.swap(Arc::new(next));
+        for door in &self.doors {
+            door.leave(Note::Generation);
+        }
+        Retired(old)
     }
 
     /// What each worker has done.

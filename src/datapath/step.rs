@@ -11,12 +11,11 @@
 //! Each stage passes over the whole burst before the next begins, so that the memory that a stage needs was asked
 //! for by the one before it.
 
-use std::sync::Arc;
-
 use super::Gate;
 use super::budget::Credit;
 use super::egress::{Egress, Source};
 use super::fanout::Fanout;
+use super::generation::Ports;
 use super::offload::{Headers, Offload, Sender};
 use super::slot::{Outcome, SNAPSHOT_MAX, Slot, Slots};
 use super::worker::Visit;
@@ -58,7 +57,7 @@ impl Step {
         &mut self,
         lanes: &Lanes,
         pair: u16,
-        ports: &[Arc<Lanes>],
+        ports: &Ports,
         gate: &Gate,
         now: Tick,
         credit: &mut Credit,
@@ -126,7 +125,7 @@ impl Step {
         &mut self,
         lanes: &Lanes,
         lane: &mut TxLane,
-        ports: &[Arc<Lanes>],
+        ports: &Ports,
         gate: &Gate,
         now: Tick,
         cache: &mut LookupCache,
@@ -194,7 +193,7 @@ impl Step {
         &mut self,
         lanes: &Lanes,
         mac: [u8; 6],
-        ports: &[Arc<Lanes>],
+        ports: &Ports,
         gate: &Gate,
         now: Tick,
     ) {
@@ -241,8 +240,8 @@ impl Step {
     }
 
     /// After a panic: forgets the burst, counts its frames as abandoned, and takes back what it had reserved anywhere.
-    pub(crate) fn recover(&mut self, lanes: &Lanes, ports: &[Arc<Lanes>]) {
-        for receiver in ports {
+    pub(crate) fn recover(&mut self, lanes: &Lanes, ports: &Ports) {
+        for receiver in ports.iter() {
             for pair in 0..receiver.pairs() {
                 if let Some(lane) = receiver.rx(pair).as_mut().and_then(|slot| slot.as_mut()) {
                     lane.ring.abandon();
@@ -301,7 +300,7 @@ fn judge(
     source: Source<'_>,
     sender: Sender,
     from: PortId,
-    ports: &[Arc<Lanes>],
+    ports: &Ports,
     gate: &Gate,
     now: Tick,
     cache: &mut LookupCache,
@@ -331,7 +330,7 @@ fn flood(
     admitted: &Admitted<'_>,
     destinations: Destinations,
     index: u8,
-    ports: &[Arc<Lanes>],
+    ports: &Ports,
     gate: &Gate,
     fanout: &mut Fanout,
 ) -> Result<(), DropReason> {
@@ -339,10 +338,7 @@ fn flood(
     let mut copies = 0u32;
     for to in gate.fabric.ports(&destinations).iter() {
         // A port without a guest is no destination of a flood; a guest that is not ready loses nothing.
-        if !ports
-            .get(to.index())
-            .is_some_and(|lanes| lanes.is_receiving())
-        {
+        if !ports.get(to).is_some_and(|lanes| lanes.is_receiving()) {
             continue;
         }
         match gate.policy.permit(admitted, to) {
@@ -386,11 +382,11 @@ fn deliver(
     fanout: &mut Fanout,
     source: Source<'_>,
     slots: &mut Slots,
-    ports: &[Arc<Lanes>],
+    ports: &Ports,
     gate: &Gate,
 ) {
     while let Some((to, frames)) = fanout.take() {
-        if let Some(lanes) = ports.get(to.index()) {
+        if let Some(lanes) = ports.get(to) {
             egress.deliver(source, slots, frames, lanes, &gate.fabric);
         }
     }

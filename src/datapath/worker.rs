@@ -27,15 +27,16 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use rustix::event::epoll;
 
+use super::PollMode;
 use super::budget::Credit;
+use super::generation::{Generation, Ports};
 use super::step::Step;
-use super::{Gate, PollMode};
 use crate::clock::{Clock, Tick};
-use crate::counters::PortId;
+use crate::counters::{MAX_PORTS, PortId};
 use crate::fabric::LookupCache;
 use crate::memory::Metronome;
 use crate::port::door::{Door, Knock, Note, RingKey};
-use crate::port::lanes::{Fault, Lanes, MAX_PAIRS};
+use crate::port::lanes::{Fault, MAX_PAIRS};
 
 /// How often a busy worker looks at its door: a system call of some 200 ns, so under 1 % of its time.
 const LOOK: Duration = Duration::from_micros(25);
@@ -65,6 +66,8 @@ struct Polled {
     last_work: u64,
     /// Whether its guest may skip kicks: set at the first visit.
     greeted: bool,
+    /// Of which generation the cache is.
+    generation: u64,
     cache: LookupCache,
 }
 
@@ -84,8 +87,7 @@ pub(crate) enum Visit {
 /// One worker. Lives on a thread of its own.
 pub(crate) struct Worker {
     door: Arc<Door>,
-    ports: Arc<[Arc<Lanes>]>,
-    gate: Cache<Arc<ArcSwap<Gate>>, Arc<Gate>>,
+    generation: Cache<Arc<ArcSwap<Generation>>, Arc<Generation>>,
     clock: Clock,
     poll: PollMode,
     spin: u64,
@@ -102,19 +104,19 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn new(
         door: Arc<Door>,
-        ports: Arc<[Arc<Lanes>]>,
-        gate: &Arc<ArcSwap<Gate>>,
+        generation: &Arc<ArcSwap<Generation>>,
         clock: Clock,
         poll: PollMode,
         spin: Duration,
         effort: Arc<Effort>,
     ) -> Self {
-        let rings = ports.len() * usize::from(MAX_PAIRS);
+        // Ports come and go while it runs: there is room for all that there can be.
+        let rings = MAX_PORTS * usize::from(MAX_PAIRS);
         let cycles = |span: Duration| cycles_in(&clock, span);
         let (spin, look) = (cycles(spin), cycles(LOOK));
         Self {
             door,
-            gate: Cache::new(Arc::clone(gate)),
+            generation: Cache::new(Arc::clone(generation)),
             poll,
             spin,
             look,
@@ -125,7 +127,6 @@ impl Worker {
             notes: Vec::new(),
             now: clock.now(),
             clock,
-            ports,
             stopping: false,
         }
     }
@@ -168,7 +169,7 @@ impl Worker {
         let door = Arc::clone(&self.door);
         for knock in door.wait(events, timeout_ms) {
             if let Knock::Kicked(key) = knock {
-                if let Some(lanes) = self.ports.get(key.port.index()) {
+                if let Some(lanes) = self.generation.load().ports.get(key.port) {
                     lanes.counters().events.kicks.increment();
                 }
                 self.poll(key);
@@ -181,6 +182,8 @@ impl Worker {
                 Note::Started(key) => self.poll(key),
                 Note::Announce(port) => self.announce(port),
                 Note::Ring(key) => self.ring(key),
+                // One that nobody looks at would be kept by a worker that sleeps.
+                Note::Generation => drop(self.generation.load()),
                 Note::Stop => self.stopping = true,
             }
         }
@@ -202,6 +205,7 @@ impl Worker {
                 credit: Credit::default(),
                 last_work,
                 greeted: false,
+                generation: 0,
                 cache: LookupCache::default(),
             });
         }
@@ -236,7 +240,9 @@ impl Worker {
                     PollMode::Adaptive if cycles.saturating_sub(polled.last_work) < self.spin => {
                         false
                     }
-                    PollMode::Adaptive | PollMode::Never => arm(&self.ports, polled),
+                    PollMode::Adaptive | PollMode::Never => {
+                        arm(&self.generation.load().ports, polled)
+                    }
                 },
             };
             if leave {
@@ -253,15 +259,20 @@ impl Worker {
 
     /// One visit to one ring. A panic in it is caught here and becomes its port's fault.
     fn visit(&mut self, index: usize) -> Visit {
-        let (step, now, gate) = (&mut self.step, self.now, self.gate.load());
+        let (step, now) = (&mut self.step, self.now);
+        let generation = self.generation.load();
         let Some(polled) = self.polled.get_mut(index) else {
             return Visit::Gone;
         };
-        let Some(lanes) = self.ports.get(polled.key.port.index()) else {
+        let (ports, gate) = (&generation.ports, &generation.gate);
+        let Some(lanes) = ports.get(polled.key.port) else {
             return Visit::Gone;
         };
+        if polled.generation != generation.number() {
+            polled.generation = generation.number();
+            polled.cache = LookupCache::default();
+        }
         polled.credit.replenish();
-        let ports = &self.ports;
         catch_unwind(AssertUnwindSafe(|| {
             step.visit(
                 lanes,
@@ -283,8 +294,10 @@ impl Worker {
 
     /// Sends the announcement of a guest that has moved here.
     fn announce(&mut self, port: PortId) {
-        let (step, now, gate, ports) = (&mut self.step, self.now, self.gate.load(), &self.ports);
-        let Some(lanes) = ports.get(port.index()) else {
+        let (step, now) = (&mut self.step, self.now);
+        let generation = self.generation.load();
+        let (ports, gate) = (&generation.ports, &generation.gate);
+        let Some(lanes) = ports.get(port) else {
             return;
         };
         let Some(mac) = lanes.take_announcement() else {
@@ -301,7 +314,7 @@ impl Worker {
 
     /// Gives one notification, asked for or not.
     fn ring(&mut self, key: RingKey) {
-        let Some(lanes) = self.ports.get(key.port.index()) else {
+        let Some(lanes) = self.generation.load().ports.get(key.port) else {
             return;
         };
         let tx = lanes
@@ -321,8 +334,8 @@ impl Worker {
 }
 
 /// Asks the guest to kick, looks once more, and says whether the ring may be left.
-fn arm(ports: &[Arc<Lanes>], polled: &mut Polled) -> bool {
-    let Some(lanes) = ports.get(polled.key.port.index()) else {
+fn arm(ports: &Ports, polled: &mut Polled) -> bool {
+    let Some(lanes) = ports.get(polled.key.port) else {
         return true;
     };
     let Some(mut slot) = lanes.tx(polled.key.pair) else {

@@ -48,6 +48,8 @@ pub enum Note {
     Announce(PortId),
     /// Ring both call descriptors of this pair once, whatever the guest asked for.
     Ring(RingKey),
+    /// Another generation of ports and gate is in force: let the old one go.
+    Generation,
     /// Leave the loop.
     Stop,
 }

@@ -29,6 +29,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -188,6 +189,22 @@ impl Port {
         epoll: Arc<OwnedFd>,
         now: Tick,
     ) -> Result<Self, OpenError> {
+        let mut port = Self::prepare(setup, lanes, epoll, now)?;
+        port.begin(now);
+        Ok(port)
+    }
+
+    /// The first half of [`Port::open`], which can fail: the socket is there, and who connects to it waits. Any thread may
+    /// do this; dropping the port takes it back.
+    ///
+    /// # Errors
+    /// Those of [`Port::open`].
+    pub fn prepare(
+        setup: PortSetup,
+        lanes: Arc<Lanes>,
+        epoll: Arc<OwnedFd>,
+        now: Tick,
+    ) -> Result<Self, OpenError> {
         let listening = match &setup.endpoint {
             Endpoint::Listen(path) => {
                 Some(Listening::bind(path).map_err(|source| OpenError::Bind {
@@ -197,10 +214,29 @@ impl Port {
             }
             Endpoint::Connect(_) => None,
         };
-        let mut port = Self {
+        let mut port = Self::heir(setup, lanes, epoll, now);
+        if let Some(listening) = &listening {
+            let token = EventData::new_u64(Source::Listener.token(port.lanes.id()));
+            epoll::add(&port.epoll, listening, token, EventFlags::empty()).map_err(|errno| {
+                OpenError::Watch {
+                    name: port.setup.name.clone(),
+                    source: errno.into(),
+                }
+            })?;
+        }
+        port.listening = listening;
+        Ok(port)
+    }
+
+    /// A port that will get its socket from another, by [`Port::inherit`]: a file that somebody knows is not taken away from
+    /// under those who wait at it. The epoll must be the other's too.
+    #[must_use]
+    pub fn heir(setup: PortSetup, lanes: Arc<Lanes>, epoll: Arc<OwnedFd>, now: Tick) -> Self {
+        lanes.set_mtu(setup.mtu);
+        Self {
             lanes,
             epoll,
-            listening,
+            listening: None,
             watching: false,
             state: State::Waiting,
             again: None,
@@ -210,21 +246,42 @@ impl Port {
             log: LogLimiter::new(10, 10),
             ended: false,
             setup,
-        };
-        port.lanes.set_mtu(port.setup.mtu);
-        if let Some(listening) = &port.listening {
-            let token = EventData::new_u64(Source::Listener.token(port.lanes.id()));
-            epoll::add(&port.epoll, listening, token, EventFlags::IN).map_err(|errno| {
-                OpenError::Watch {
-                    name: port.setup.name.clone(),
-                    source: errno.into(),
-                }
-            })?;
-            port.watching = true;
-        } else {
-            port.call_out(now);
         }
-        Ok(port)
+    }
+
+    /// Whether the port listens at `path`, and the file there is still its own: then it can be inherited.
+    #[must_use]
+    pub fn listens_at(&self, path: &Path) -> bool {
+        self.listening
+            .as_ref()
+            .is_some_and(|listening| listening.path() == path && listening.is_in_place())
+    }
+
+    /// Takes over the socket of `other`, which is closed by that.
+    pub fn inherit(&mut self, other: &mut Self, now: Tick) {
+        other.end(&End::Closing, now);
+        other.watch(false);
+        other.again = None;
+        self.listening = other.listening.take();
+        if let Some(listening) = &self.listening {
+            let token = EventData::new_u64(Source::Listener.token(self.lanes.id()));
+            // The descriptor is in the epoll already; nothing is allocated, so there is nothing to fail.
+            let _ = epoll::modify(&self.epoll, listening, token, EventFlags::empty());
+        }
+    }
+
+    /// The second half of [`Port::open`]: those who wait are served from now on, or the first attempt to connect is made.
+    /// For the attendant, when the workers know the port.
+    pub fn begin(&mut self, now: Tick) {
+        match self.setup.endpoint {
+            Endpoint::Listen(_) => {
+                self.watch(true);
+                if !self.watching {
+                    self.again = Some(now.after_millis(AcceptRate::REST));
+                }
+            }
+            Endpoint::Connect(_) => self.call_out(now),
+        }
     }
 
     /// The port's number.

@@ -207,6 +207,13 @@ impl Listening {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Whether the file at its path is still the one that it made: nobody has removed or replaced it.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file)
+    }
 }
 
 impl AsFd for Listening {
@@ -217,8 +224,7 @@ impl AsFd for Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        let found = fs::symlink_metadata(&self.path);
-        if found.is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file) {
+        if self.is_in_place() {
             // When it cannot be removed it is stale from now on, and the next start replaces it.
             let _ = fs::remove_file(&self.path);
         }

@@ -55,16 +55,18 @@ impl Room {
         self.directory.path().join("port.sock")
     }
 
-    fn open(&self, endpoint: Endpoint) -> Port {
-        let name = "web".to_owned();
-        let setup = PortSetup {
-            name,
+    fn setup(&self, endpoint: Endpoint) -> PortSetup {
+        PortSetup {
+            name: "web".to_owned(),
             endpoint,
             mtu: None,
             limits: Limits::default(),
-        };
+        }
+    }
+
+    fn open(&self, endpoint: Endpoint) -> Port {
         Port::open(
-            setup,
+            self.setup(endpoint),
             Arc::clone(&self.lanes),
             Arc::clone(&self.epoll),
             self.now.get(),
@@ -648,4 +650,57 @@ fn p_10_a_ring_may_be_changed_under_load() {
             assert!(moves(&memory, rounds), "turn {turn}: the ring does not run");
         }
     });
+}
+
+#[test]
+fn a_prepared_port_lets_nobody_in_before_it_begins() {
+    let room = Room::new();
+    let mut port = Port::prepare(
+        room.setup(Endpoint::Listen(room.path())),
+        Arc::clone(&room.lanes),
+        Arc::clone(&room.epoll),
+        room.now.get(),
+    )
+    .unwrap();
+    let _early = room.connect();
+    assert!(room.events().is_empty());
+    assert_eq!(port.status().state, PortState::Waiting);
+    port.begin(room.now.get());
+    room.settle(&mut port);
+    assert_eq!(port.status().state, PortState::Negotiating);
+}
+
+#[test]
+fn a_prepared_port_that_is_given_up_leaves_no_file() {
+    let room = Room::new();
+    let setup = room.setup(Endpoint::Listen(room.path()));
+    let (lanes, epoll) = (Arc::clone(&room.lanes), Arc::clone(&room.epoll));
+    drop(Port::prepare(setup, lanes, epoll, room.now.get()).unwrap());
+    assert!(!room.path().exists());
+}
+
+#[test]
+fn an_heir_serves_whoever_waits_at_the_socket_of_the_other() {
+    let room = Room::new();
+    let mut old = room.listen();
+    let mut served = room.client(&mut old);
+    served.tell(&mut old, SET_OWNER, &[], &[]);
+    let waiting = room.connect();
+    assert!(old.listens_at(&room.path()));
+    let door = Arc::clone(&room.door);
+    let lanes = Lanes::new(PortId::new(4).unwrap(), 2, door, FaultBell::new().unwrap());
+    let setup = room.setup(Endpoint::Listen(room.path()));
+    let mut heir = Port::heir(setup, lanes, Arc::clone(&room.epoll), room.now.get());
+    heir.inherit(&mut old, room.now.get());
+    drop(old);
+    assert!(closed(&mut served.stream));
+    assert!(room.path().exists());
+    assert!(heir.listens_at(&room.path()));
+    heir.begin(room.now.get());
+    heir.on_ready(Source::Listener, room.now.get());
+    assert_eq!(heir.status().state, PortState::Negotiating);
+    drop(waiting);
+    // A file that somebody took away is nobody's to inherit.
+    std::fs::remove_file(room.path()).unwrap();
+    assert!(!heir.listens_at(&room.path()));
 }

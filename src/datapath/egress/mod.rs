@@ -17,9 +17,9 @@ mod completion;
 mod writer;
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 
 use super::fanout::Frames;
+use super::generation::Ports;
 use super::offload::{Delivery, Offload};
 use super::slot::{FRAME_MAX, Slots, bytes_of};
 use crate::counters::{DropReason, MAX_PORTS, PortId, Tally};
@@ -203,9 +203,9 @@ impl Egress {
     }
 
     /// Tells every receiver of the burst what it has got. To be called when the sender's buffers have been returned.
-    pub(crate) fn publish(&mut self, ports: &[Arc<Lanes>]) {
+    pub(crate) fn publish(&mut self, ports: &Ports) {
         for (port, pair) in self.unpublished.drain(..) {
-            let Some(to) = ports.get(port.index()) else {
+            let Some(to) = ports.get(port) else {
                 continue;
             };
             let mut guard = to.rx(pair);
