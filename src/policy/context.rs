@@ -14,7 +14,7 @@ pub struct Context {
     pub(super) frame: Judging,
 }
 
-/// The frame that is being judged: from [`admit`](super::Policy::admit) to the last [`permit`](super::Policy::permit).
+/// The frame that is being judged: from [`admit`](super::Judge::admit) to the last [`permit`](super::Judge::permit).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Judging {
     pub(super) digest: Digest,

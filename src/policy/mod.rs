@@ -1,7 +1,7 @@
 //! The gate: the only maker of an [`Admitted`] frame and of a [`Permit`].
 //!
-//! A frame passes twice. [`Policy::admit`] judges it by the port that it really came from, before anything is
-//! learned from it; [`Policy::permit`] judges the pair of that port and one receiver, once for each receiver.
+//! A frame passes twice. [`Judge::admit`] judges it by the port that it really came from, before anything is
+//! learned from it; [`Judge::permit`] judges the pair of that port and one receiver, once for each receiver.
 //! Both results can be made only here, and the rooms behind ask for them by type: the fabric learns from and
 //! forwards only what was admitted, a copy is made only under a permit. So no step can be skipped.
 //!
@@ -36,7 +36,9 @@ mod context;
 pub mod digest;
 mod gate;
 pub mod guard;
+mod judge;
 pub mod lease;
+mod lists;
 mod meter;
 pub mod reject;
 pub mod rule;
@@ -50,6 +52,7 @@ mod verdict;
 
 pub use context::{Context, Trace};
 pub use gate::{Policy, RuleInfo};
+pub use judge::{Desk, Judge};
 pub use state::State;
 pub use verdict::{Admitted, Permit, Refusal, Weight};
 

@@ -34,15 +34,15 @@ pub(super) struct PortState {
 #[derive(Debug)]
 pub struct State {
     ports: Box<[PortState]>,
-    tracker: Tracker,
+    tracker: Arc<Tracker>,
 }
 
 impl State {
-    /// Nothing is known yet.
-    pub fn new(tracking: &TrackingSpec) -> Arc<Self> {
+    /// Nothing is known yet of the ports below `ports`.
+    pub fn new(tracking: &TrackingSpec, ports: usize) -> Arc<Self> {
         Arc::new(Self {
             ports: (0..MAX_PORTS).map(|_| PortState::default()).collect(),
-            tracker: Tracker::new(tracking, MAX_PORTS),
+            tracker: Arc::new(Tracker::new(tracking, ports)),
         })
     }
 
@@ -55,7 +55,7 @@ impl State {
     }
 
     /// The connections.
-    pub fn tracker(&self) -> &Tracker {
+    pub fn tracker(&self) -> &Arc<Tracker> {
         &self.tracker
     }
 

@@ -1,0 +1,464 @@
+//! One burst of one source before the gate.
+//!
+//! A [`Judge`] is called for a burst: what does not change from frame to frame is looked up once. Frame by frame it is asked
+//! [`admit`](Judge::admit), and then for each receiver [`permit`](Judge::permit).
+
+use std::sync::Arc;
+
+use super::cache::{Cache, Decided, Judged, Opened, Place, Stamp};
+use super::context::{Context, Judging, Trace};
+use super::digest::Digest;
+use super::gate::{Bound, Policy};
+use super::guard::Outcome;
+use super::is_reserved;
+use super::lease::{self, Voice};
+use super::lists::{Say, consult, covered};
+use super::rule::{Action, RuleId};
+use super::state::PortState;
+use super::subject::State;
+use super::track::{self, Burst, Seat, Terms};
+use super::verdict::{Admitted, Permit, Refusal, Weight};
+use crate::clock::Tick;
+use crate::counters::{DropReason, PortId};
+use crate::frame::Frame;
+
+/// A worker's place before the gate. One for each worker.
+#[derive(Debug, Default)]
+pub struct Desk(Option<Seat>);
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Judge<'a> {
+    policy: &'a Policy,
+    source: PortId,
+    bound: Option<(&'a Bound, &'a PortState)>,
+    context: &'a mut Context,
+    /// Where nothing is tracked there is none.
+    burst: Option<Burst<'a>>,
+    now: Tick,
+}
+
+impl Policy {
+    /// Begins a burst of frames from `source`. `context` is that port's, `desk` the worker's.
+    #[inline]
+    pub fn judge<'a>(
+        &'a self,
+        source: PortId,
+        context: &'a mut Context,
+        desk: &'a mut Desk,
+        now: Tick,
+    ) -> Judge<'a> {
+        let burst = if self.tracks() {
+            self.sit(desk)
+        } else {
+            None
+        };
+        Judge {
+            policy: self,
+            source,
+            bound: self.bound(source).zip(self.state().port(source)),
+            context,
+            burst,
+            now,
+        }
+    }
+
+    #[inline(never)]
+    fn sit<'a>(&self, desk: &'a mut Desk) -> Option<Burst<'a>> {
+        let tracker = self.state().tracker();
+        if !matches!(&desk.0, Some(seat) if Arc::ptr_eq(seat.tracker(), tracker)) {
+            desk.0 = tracker.seat();
+        }
+        desk.0.as_mut().map(Seat::burst)
+    }
+}
+
+impl Judge<'_> {
+    /// How the last pair was judged.
+    pub fn trace(&self) -> Trace {
+        self.context.trace()
+    }
+
+    /// Judges a frame by the port that it came from: what it may say ([`super::guard`]) and how much.
+    ///
+    /// # Errors
+    ///
+    /// The reasons of the guard and of the sender's limits; [`DropReason::HeadersTooLong`] when a longer snapshot may
+    /// change the answer: then the caller extends it and asks once more.
+    #[inline]
+    pub fn admit<'f>(
+        &mut self,
+        frame: Frame<'f>,
+        weight: Weight,
+    ) -> Result<Admitted<'f>, DropReason> {
+        let Some((bound, port)) = self.bound else {
+            return Err(DropReason::NoPolicy);
+        };
+        if !frame.src().is_station() {
+            return Err(DropReason::SourceMacInvalid);
+        }
+        if frame.dst().is_group() && is_reserved(frame.dst()) {
+            return Err(DropReason::ReservedGroup);
+        }
+        self.context.frame.is_digested = false;
+        let mut claims = false;
+        if !bound.is_shallow {
+            let hash = self.look_up(bound, port, &frame);
+            if self.context.frame.place.is_none() {
+                claims = self.guard(bound, port, &frame, hash)?;
+            }
+        }
+        if bound.sends_metered {
+            self.send_metered(bound, port, &frame, weight)?;
+        }
+        Ok(Admitted {
+            source: self.source,
+            frame,
+            claims,
+        })
+    }
+
+    /// Asks the guard about a frame that nothing is known of. Says whether it claims its source address.
+    #[inline(never)]
+    fn guard(
+        &mut self,
+        bound: &Bound,
+        port: &PortState,
+        frame: &Frame<'_>,
+        hash: u64,
+    ) -> Result<bool, DropReason> {
+        let digest = &self.context.frame.digest;
+        let outcome = bound.guard.judge(&port.guard, frame, digest, self.now)?;
+        if !digest.is_control && outcome == Outcome::Pass {
+            self.keep(hash);
+        }
+        Ok(outcome != Outcome::Pass)
+    }
+
+    /// Makes the digest and looks for its subject in the cache; returns the subject's hash.
+    #[inline(always)]
+    fn look_up(&mut self, bound: &Bound, port: &PortState, frame: &Frame<'_>) -> u64 {
+        let vid = match frame.tag() {
+            None => bound.untagged,
+            Some(tag) => tag.vid(),
+        };
+        let stamp = Stamp::new(self.policy.epoch(), port.guard.generation(self.now));
+        let digest = Digest::of(frame, vid);
+        let key = self.policy.key(&digest.subject);
+        let cache = self
+            .context
+            .cache
+            .get_or_insert_with(|| Box::new(Cache::new()));
+        let (hash, place) = if digest.is_control {
+            (0, None)
+        } else {
+            cache.find(&key, stamp)
+        };
+        self.context.frame = Judging {
+            digest,
+            key,
+            is_digested: true,
+            place,
+            stamp,
+            last: Trace::default(),
+        };
+        hash
+    }
+
+    /// Keeps the subject of the frame that is being judged: nothing is known yet of any receiver.
+    fn keep(&mut self, hash: u64) {
+        let Judging { key, stamp, .. } = self.context.frame;
+        if let Some(cache) = self.context.cache.as_mut() {
+            self.context.frame.place = cache.keep(hash, &key, stamp);
+        }
+    }
+
+    #[inline(never)]
+    fn send_metered(
+        &self,
+        bound: &Bound,
+        port: &PortState,
+        frame: &Frame<'_>,
+        weight: Weight,
+    ) -> Result<(), DropReason> {
+        let (limits, buckets) = (&bound.limits, &port.buckets);
+        let frames = u64::from(weight.frames);
+        if frame.dst().is_group() {
+            let (meter, bucket, reason) = if frame.dst().is_broadcast() {
+                let reason = DropReason::StormBroadcast;
+                (&limits.broadcast, &buckets.broadcast, reason)
+            } else {
+                let reason = DropReason::StormMulticast;
+                (&limits.multicast, &buckets.multicast, reason)
+            };
+            if !meter.take(bucket, frames, self.now) {
+                return Err(reason);
+            }
+        }
+        let bits = u64::from(weight.bytes).saturating_mul(8);
+        let passes = limits
+            .send_frames
+            .take(&buckets.send_frames, frames, self.now)
+            && limits.send_bits.take(&buckets.send_bits, bits, self.now);
+        if passes {
+            Ok(())
+        } else {
+            Err(DropReason::SendRate)
+        }
+    }
+
+    /// Whether a frame whose destination is unknown may be flooded. Group frames may, as far as this goes.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::StormUnknown`].
+    pub fn may_flood(&self, frame: &Frame<'_>, weight: Weight) -> Result<(), DropReason> {
+        let Some((bound, port)) = self.bound else {
+            return Err(DropReason::NoPolicy);
+        };
+        let (meter, bucket) = (&bound.limits.unknown, &port.buckets.unknown);
+        if frame.dst().is_group() || meter.take(bucket, weight.frames.into(), self.now) {
+            Ok(())
+        } else {
+            Err(DropReason::StormUnknown)
+        }
+    }
+
+    /// Judges the pair of the source of the frame that was admitted last and one receiver.
+    ///
+    /// # Errors
+    ///
+    /// The reasons of the two lists, of connection tracking, and of quarantine.
+    #[inline]
+    pub fn permit(&mut self, admitted: &Admitted<'_>, to: PortId) -> Result<Permit, Refusal> {
+        let (Some((source, port)), Some(receiver)) = (self.bound, self.policy.bound(to)) else {
+            return Err(DropReason::NoPolicy.into());
+        };
+        if !(source.is_free() && receiver.is_free()) {
+            self.judge_pair(source, port, receiver, admitted, to)?;
+        }
+        if self.policy.watches_leases() {
+            self.overhear(source, receiver, admitted, to);
+        }
+        Ok(Permit {
+            from: self.source,
+            to,
+        })
+    }
+
+    #[inline(never)]
+    fn judge_pair(
+        &mut self,
+        source: &Bound,
+        port: &PortState,
+        receiver: &Bound,
+        admitted: &Admitted<'_>,
+        to: PortId,
+    ) -> Result<(), Refusal> {
+        if source.shuns(to) || receiver.shuns(self.source) {
+            return Err(DropReason::Quarantined.into());
+        }
+        if !self.context.frame.is_digested {
+            let hash = self.look_up(source, port, &admitted.frame);
+            if self.context.frame.place.is_none() && !self.context.frame.digest.is_control {
+                self.keep(hash);
+            }
+        }
+        match self.known(&admitted.frame, to) {
+            Some(verdict) => verdict,
+            None => self.ask(source, receiver, &admitted.frame, to),
+        }
+    }
+
+    /// The verdict that is kept for the frame and this receiver, if it still holds.
+    #[inline(always)]
+    fn known(&self, frame: &Frame<'_>, to: PortId) -> Option<Result<(), Refusal>> {
+        let place = self.context.frame.place?;
+        let known = self.context.cache.as_ref()?.get(place)?;
+        let (peer, judged) = known.pair?;
+        if peer != to {
+            return None;
+        }
+        match judged {
+            Judged::Flow(flow, direction, state) => {
+                let digest = &self.context.frame.digest;
+                let burst = self.burst.as_ref()?;
+                let found = burst.advance(flow, direction, digest, frame, self.now);
+                (found == Some(state)).then_some(Ok(()))
+            }
+            Judged::Pass(rules, opened) => {
+                if opened != self.opened(to) {
+                    return None;
+                }
+                for rule in rules.into_iter().filter_map(Decided::rule) {
+                    self.policy.hit(rule);
+                }
+                Some(Ok(()))
+            }
+            Judged::Refused(reason, decided, opened) => {
+                if opened != self.opened(to) {
+                    return None;
+                }
+                if let Some(rule) = decided.rule() {
+                    self.policy.hit(rule);
+                }
+                Some(Err(self.answered(decided.refusal(reason))))
+            }
+        }
+    }
+
+    /// How many connections the two ports have opened: while it stays, no packet without one has become part of one.
+    fn opened(&self, to: PortId) -> Opened {
+        let tracker = self.policy.state().tracker();
+        Opened::new(tracker.opened(self.source), tracker.opened(to))
+    }
+
+    /// A refusal, with an answer to the sender only as often as he is answered at all.
+    fn answered(&self, refusal: Refusal) -> Refusal {
+        let answer = refusal.answer && self.policy.may_answer(self.source, self.now);
+        Refusal { answer, ..refusal }
+    }
+
+    /// Connection tracking and the two lists.
+    #[inline(never)]
+    fn ask(
+        &mut self,
+        source: &Bound,
+        receiver: &Bound,
+        frame: &Frame<'_>,
+        to: PortId,
+    ) -> Result<(), Refusal> {
+        let digest = self.context.frame.digest;
+        if digest.runs_on {
+            return Err(DropReason::HeadersTooLong.into());
+        }
+        // Before anything is looked at: what changes meanwhile makes the verdict stale, not wrong.
+        let opened = self.opened(to);
+        let from = self.source;
+        let Some(burst) = self.burst.as_ref() else {
+            return Err(DropReason::ConnectionLimit.into());
+        };
+        let look = burst.look(&digest, frame, from, to, self.now);
+        let [outbound, inbound] = match look.flow {
+            None => [false; 2],
+            Some((_, direction)) => covered(&look.terms, direction),
+        };
+        let subject = digest.subject.in_state(look.state);
+        let outbound = consult(source.outbound.as_deref(), to, &subject, outbound);
+        let inbound = consult(receiver.inbound.as_deref(), from, &subject, inbound);
+        self.context.frame.last = Trace {
+            state: Some(look.state),
+            outbound: outbound.decision(),
+            inbound: inbound.decision(),
+            to: Some(to),
+        };
+        let verdict = self
+            .heed(outbound, look.state, DropReason::DeniedOutbound)
+            .and_then(|()| self.heed(inbound, look.state, DropReason::DeniedInbound));
+        if let Err(refusal) = verdict {
+            let decided = Decided::of(&refusal);
+            self.remember(to, Judged::Refused(refusal.reason, decided, opened));
+            return Err(self.answered(refusal));
+        }
+        let terms = self.policy.terms(source, receiver, outbound, inbound);
+        let flow = self.follow(&look, terms.as_ref(), frame, to, &digest)?;
+        let rules = [outbound, inbound].map(|say| Decided::by(say.rule()));
+        self.remember(
+            to,
+            flow.map_or(Judged::Pass(rules, opened), |(flow, direction)| {
+                Judged::Flow(flow, direction, State::Established)
+            }),
+        );
+        Ok(())
+    }
+
+    /// What a say comes to.
+    fn heed(&self, say: Say, state: State, denied: DropReason) -> Result<(), Refusal> {
+        match say {
+            Say::Free | Say::Addressing => Ok(()),
+            Say::End if state == State::Invalid => Err(DropReason::ConnectionInvalid.into()),
+            Say::End => Err(DropReason::NotAllowed.into()),
+            Say::Rule(decision) => {
+                if let Some(rule) = decision.rule {
+                    self.policy.hit(rule);
+                }
+                let reason = match decision.action {
+                    Action::Allow => return Ok(()),
+                    Action::Deny => denied,
+                    Action::Reject => DropReason::Rejected,
+                };
+                Err(Refusal {
+                    reason,
+                    rule: decision.rule,
+                    answer: decision.action == Action::Reject,
+                    log: decision.rule.is_some_and(|rule| self.policy.logs(rule)),
+                })
+            }
+        }
+    }
+
+    /// The connection that a permitted frame belongs to, or opens on these terms.
+    fn follow(
+        &self,
+        look: &track::Look,
+        terms: Option<&Terms>,
+        frame: &Frame<'_>,
+        to: PortId,
+        digest: &Digest,
+    ) -> Result<Option<(track::FlowRef, track::Direction)>, Refusal> {
+        if look.state == State::Established {
+            return Ok(look.flow);
+        }
+        let (Some(terms), State::New, Some(burst)) = (terms, look.state, self.burst.as_ref())
+        else {
+            return Ok(None);
+        };
+        let epoch = self.policy.epoch();
+        if let Some(moved) = look.elsewhere {
+            let bound = burst.rebind(moved, digest, frame, to, terms, epoch, self.now);
+            if let Some(flow) = bound {
+                return Ok(Some((flow, track::Direction::Original)));
+            }
+        }
+        let opened = burst.open(digest, frame, self.source, to, terms, epoch, self.now)?;
+        Ok(Some(opened))
+    }
+
+    fn remember(&mut self, to: PortId, judged: Judged) {
+        let place: Option<Place> = self.context.frame.place;
+        if let (Some(place), Some(cache)) = (place, self.context.cache.as_mut())
+            && let Some(known) = cache.get_mut(place)
+        {
+            known.pair = Some((to, judged));
+        }
+    }
+
+    /// Learns from a DHCP packet that goes from one port to another whose an address is.
+    #[cold]
+    fn overhear(
+        &mut self,
+        source: &Bound,
+        receiver: &Bound,
+        admitted: &Admitted<'_>,
+        to: PortId,
+    ) {
+        let Some(event) = lease::observe(&admitted.frame) else {
+            return;
+        };
+        let (bound, port) = match event.voice {
+            Voice::Server if source.guard.may().dhcp_server => (receiver, to),
+            Voice::Server => return,
+            Voice::Client => (source, self.source),
+        };
+        let state = self.policy.state();
+        if let Some(port) = state.port(port) {
+            let vid = admitted.frame.tag().map_or(source.untagged, |tag| tag.vid());
+            lease::settle(&event, vid, (&bound.guard, &port.guard), state.guards(), self.now);
+        }
+    }
+}
+
+/// The rules that decided, for people.
+pub(super) fn rules_of(trace: &Trace) -> [Option<RuleId>; 2] {
+    [trace.outbound, trace.inbound].map(|decision| decision?.rule)
+}
