@@ -16,6 +16,7 @@ pub mod digest;
 pub mod rule;
 pub mod spec;
 pub mod subject;
+pub mod track;
 
 use crate::counters::{DropReason, MAX_PORTS, PortId};
 use crate::frame::{Frame, Mac};
