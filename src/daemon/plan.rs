@@ -39,7 +39,7 @@ impl Plan {
             }
         }
         let fabric = Fabric::new(&rows(&spec.ports), Arc::new(fdb));
-        let policy = Policy::new(1, ids.iter().copied());
+        let policy = Policy::open(1, ids.iter().copied());
         Ok(Self {
             gate: Gate { policy, fabric },
             ids,

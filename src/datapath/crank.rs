@@ -13,6 +13,7 @@ use super::worker::Visit;
 use crate::clock::Tick;
 use crate::counters::{MAX_PORTS, PortId};
 use crate::fabric::LookupCache;
+use crate::policy::Context;
 use crate::port::lanes::Lanes;
 
 /// See the head of this file.
@@ -20,7 +21,7 @@ pub struct Crank {
     step: Step,
     gate: Gate,
     ports: Ports,
-    caches: Vec<LookupCache>,
+    caches: Vec<(LookupCache, Context)>,
     credit: Credit,
 }
 
@@ -32,7 +33,7 @@ impl Crank {
             step: Step::new(),
             gate,
             ports: ports.into_iter().collect(),
-            caches: vec![LookupCache::default(); MAX_PORTS],
+            caches: (0..MAX_PORTS).map(|_| Default::default()).collect(),
             credit: Credit::default(),
         }
     }
@@ -40,7 +41,7 @@ impl Crank {
     /// Visits transmit ring `pair` of `port` once; returns the frames taken, `None` when the ring does not run.
     pub fn turn(&mut self, port: PortId, pair: u16, now: Tick) -> Option<u32> {
         let lanes = self.ports.get(port)?;
-        let cache = self.caches.get_mut(port.index())?;
+        let (cache, context) = self.caches.get_mut(port.index())?;
         self.credit = Credit::default();
         self.credit.replenish();
         let mut greeted = true;
@@ -52,6 +53,7 @@ impl Crank {
             now,
             &mut self.credit,
             cache,
+            context,
             &mut greeted,
         ) {
             Visit::Worked(frames) => Some(frames),

@@ -35,6 +35,7 @@ use crate::clock::{Clock, Tick};
 use crate::counters::{MAX_PORTS, PortId};
 use crate::fabric::LookupCache;
 use crate::memory::Metronome;
+use crate::policy::Context;
 use crate::port::door::{Door, Knock, Note, RingKey};
 use crate::port::lanes::{Fault, MAX_PAIRS};
 
@@ -96,6 +97,8 @@ pub(crate) struct Worker {
     polled: Vec<Polled>,
     is_polled: Box<[bool]>,
     step: Step,
+    /// What the gate keeps for each source port, from its first ring on.
+    contexts: Box<[Option<Box<Context>>]>,
     notes: Vec<Note>,
     now: Tick,
     stopping: bool,
@@ -124,6 +127,7 @@ impl Worker {
             polled: Vec::with_capacity(rings),
             is_polled: vec![false; rings].into_boxed_slice(),
             step: Step::new(),
+            contexts: (0..MAX_PORTS).map(|_| None).collect(),
             notes: Vec::new(),
             now: clock.now(),
             clock,
@@ -200,6 +204,9 @@ impl Worker {
         let last_work = self.clock.cycles();
         let Some(flag) = self.flag(key) else { return };
         if !std::mem::replace(flag, true) {
+            if let Some(context) = self.contexts.get_mut(key.port.index()) {
+                context.get_or_insert_default();
+            }
             self.polled.push(Polled {
                 key,
                 credit: Credit::default(),
@@ -272,6 +279,10 @@ impl Worker {
             polled.generation = generation.number();
             polled.cache = LookupCache::default();
         }
+        let context = self.contexts.get_mut(polled.key.port.index());
+        let Some(context) = context.and_then(Option::as_mut) else {
+            return Visit::Gone;
+        };
         polled.credit.replenish();
         catch_unwind(AssertUnwindSafe(|| {
             step.visit(
@@ -282,6 +293,7 @@ impl Worker {
                 now,
                 &mut polled.credit,
                 &mut polled.cache,
+                context,
                 &mut polled.greeted,
             )
         }))

@@ -206,7 +206,10 @@ impl Cache {
     fn hash(&self, subject: &Subject) -> u64 {
         let ([a0, a1, a2, a3, a4, a5, a6, a7], [k0, k1, k2, k3, k4, k5, k6, k7]) =
             (subject.0, self.keys);
-        fold(a0 ^ k0, a1 ^ k1) ^ fold(a2 ^ k2, a3 ^ k3) ^ fold(a4 ^ k4, a5 ^ k5) ^ fold(a6 ^ k6, a7 ^ k7)
+        fold(a0 ^ k0, a1 ^ k1)
+            ^ fold(a2 ^ k2, a3 ^ k3)
+            ^ fold(a4 ^ k4, a5 ^ k5)
+            ^ fold(a6 ^ k6, a7 ^ k7)
     }
 }
 

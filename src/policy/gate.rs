@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::acl::{Compiler, Classifier, TooLarge};
+use super::acl::{Classifier, Compiler, TooLarge};
 use super::guard::Guard;
 use super::lists::{Say, consult};
 use super::meter::Meter;
@@ -14,7 +14,7 @@ use super::subject::{self, Subject};
 use super::track::{Flow, Side, Terms};
 use super::verdict::Weight;
 use crate::clock::Tick;
-use crate::counters::{PortId, PortSet, DropReason};
+use crate::counters::{DropReason, PortId, PortSet};
 use crate::frame::{Frame, Transport, Vid, dhcp, dhcpv6};
 
 /// Answers to rejected frames that a port is sent: ten a second, twenty at once.
@@ -102,28 +102,40 @@ impl Policy {
     pub fn compile(epoch: u64, spec: &PolicySpec, state: Arc<State>) -> Result<Self, TooLarge> {
         let mut compiler = Compiler::new(crate::counters::MAX_PORTS);
         let nothing: Arc<[Rule]> = Arc::new([]);
-        let ports = spec.ports.iter().zip(0..).map(|(port, index)| {
-            match (port, PortId::new(index)) {
-                (Some(port), Some(id)) => {
-                    let default = spec.default_deny.then_some(&nothing);
-                    Bound::new(id, port, default, &mut compiler).map(Some)
-                }
-                _ => Ok(None),
-            }
-        });
+        let ports =
+            spec.ports
+                .iter()
+                .zip(0..)
+                .map(|(port, index)| match (port, PortId::new(index)) {
+                    (Some(port), Some(id)) => {
+                        let default = spec.default_deny.then_some(&nothing);
+                        Bound::new(id, port, default, &mut compiler).map(Some)
+                    }
+                    _ => Ok(None),
+                });
         let ports = ports.collect::<Result<Box<[_]>, TooLarge>>()?;
         let rules: Box<[RuleInfo]> = compiler
             .lists()
             .iter()
             .flat_map(|(_, list)| list.iter().map(RuleInfo::of))
             .collect();
-        let watches_leases = ports.iter().flatten().any(|bound| bound.guard.max_leases() != 0);
+        let watches_leases = ports
+            .iter()
+            .flatten()
+            .any(|bound| bound.guard.max_leases() != 0);
         let tracks = ports.iter().flatten().any(|bound| !bound.is_free());
-        let reads_flags = compiler.lists().iter().any(|(_, list)| list.iter().any(|rule| rule.flags.is_some()));
+        let reads_flags = compiler
+            .lists()
+            .iter()
+            .any(|(_, list)| list.iter().any(|rule| rule.flags.is_some()));
         Ok(Self {
             epoch,
             ports,
-            read: if reads_flags { u64::MAX } else { !subject::mask(subject::field::FLAGS) },
+            read: if reads_flags {
+                u64::MAX
+            } else {
+                !subject::mask(subject::field::FLAGS)
+            },
             hits: rules.iter().map(|_| AtomicU64::new(0)).collect(),
             rules,
             answers: Meter::new(ANSWERS),
@@ -316,7 +328,10 @@ impl Policy {
             return None;
         }
         // One that would not be tracked any more may go on: nothing asks for it.
-        Some(self.terms(source, receiver, outbound, inbound).unwrap_or_default())
+        Some(
+            self.terms(source, receiver, outbound, inbound)
+                .unwrap_or_default(),
+        )
     }
 }
 
@@ -334,19 +349,21 @@ impl Bound {
         };
         let limits = Limits::new(&spec.limits);
         let guard = Guard::new(&spec.guard);
-        let send = [
-            &limits.send_bits,
-            &limits.send_frames,
-            &limits.broadcast,
-            &limits.multicast,
-        ];
+        let sends_metered = [
+            limits.send_bits,
+            limits.send_frames,
+            limits.broadcast,
+            limits.multicast,
+        ]
+        .iter()
+        .any(Meter::is_set);
         Ok(Self {
             outbound: compile(spec.outbound.as_ref(), Direction::Outbound)?,
             inbound: compile(spec.inbound.as_ref(), Direction::Inbound)?,
             untagged: spec.untagged.map_or(0, Vid::get),
             quarantine: spec.quarantine,
             is_shallow: guard.is_open(),
-            sends_metered: send.into_iter().any(Meter::is_set),
+            sends_metered,
             receives_metered: limits.receive_bits.is_set() || limits.receive_frames.is_set(),
             guard,
             limits,
@@ -360,7 +377,8 @@ impl Bound {
     }
 
     pub(super) fn shuns(&self, other: PortId) -> bool {
-        self.quarantine.is_some_and(|helpers| !helpers.contains(other))
+        self.quarantine
+            .is_some_and(|helpers| !helpers.contains(other))
     }
 }
 

@@ -13,14 +13,14 @@ use super::guard::Outcome;
 use super::is_reserved;
 use super::lease::{self, Voice};
 use super::lists::{Say, consult, covered};
-use super::rule::{Action, RuleId};
+use super::rule::Action;
 use super::state::PortState;
 use super::subject::State;
 use super::track::{self, Burst, Seat, Terms};
 use super::verdict::{Admitted, Permit, Refusal, Weight};
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId};
-use crate::frame::Frame;
+use crate::frame::{Frame, Mac};
 
 /// A worker's place before the gate. One for each worker.
 #[derive(Debug, Default)]
@@ -48,11 +48,7 @@ impl Policy {
         desk: &'a mut Desk,
         now: Tick,
     ) -> Judge<'a> {
-        let burst = if self.tracks() {
-            self.sit(desk)
-        } else {
-            None
-        };
+        let burst = if self.tracks() { self.sit(desk) } else { None };
         Judge {
             policy: self,
             source,
@@ -74,6 +70,19 @@ impl Policy {
 }
 
 impl Judge<'_> {
+    /// Whose frames are judged.
+    #[inline]
+    pub fn source(&self) -> PortId {
+        self.source
+    }
+
+    /// Takes back a claim that could not be met: see [`Admitted::claim`].
+    pub fn release(&self, mac: Mac) {
+        if let Some((_, port)) = self.bound {
+            port.guard.release(mac);
+        }
+    }
+
     /// How the last pair was judged.
     pub fn trace(&self) -> Trace {
         self.context.trace()
@@ -435,13 +444,7 @@ impl Judge<'_> {
 
     /// Learns from a DHCP packet that goes from one port to another whose an address is.
     #[cold]
-    fn overhear(
-        &mut self,
-        source: &Bound,
-        receiver: &Bound,
-        admitted: &Admitted<'_>,
-        to: PortId,
-    ) {
+    fn overhear(&mut self, source: &Bound, receiver: &Bound, admitted: &Admitted<'_>, to: PortId) {
         let Some(event) = lease::observe(&admitted.frame) else {
             return;
         };
@@ -452,13 +455,17 @@ impl Judge<'_> {
         };
         let state = self.policy.state();
         if let Some(port) = state.port(port) {
-            let vid = admitted.frame.tag().map_or(source.untagged, |tag| tag.vid());
-            lease::settle(&event, vid, (&bound.guard, &port.guard), state.guards(), self.now);
+            let vid = admitted
+                .frame
+                .tag()
+                .map_or(source.untagged, |tag| tag.vid());
+            lease::settle(
+                &event,
+                vid,
+                (&bound.guard, &port.guard),
+                state.guards(),
+                self.now,
+            );
         }
     }
-}
-
-/// The rules that decided, for people.
-pub(super) fn rules_of(trace: &Trace) -> [Option<RuleId>; 2] {
-    [trace.outbound, trace.inbound].map(|decision| decision?.rule)
 }

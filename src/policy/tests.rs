@@ -215,7 +215,10 @@ fn a_port_without_policy_passes_nothing_either_way() {
     assert_eq!(refused, Err(DropReason::NoPolicy));
     let mut judge = policy.judge(port(1023), &mut context, &mut desk, Tick::ZERO);
     let admitted = judge.admit(frame, weight).unwrap();
-    assert_eq!(judge.permit(&admitted, port(1)), Err(DropReason::NoPolicy.into()));
+    assert_eq!(
+        judge.permit(&admitted, port(1)),
+        Err(DropReason::NoPolicy.into())
+    );
     let permit = judge.permit(&admitted, port(0)).unwrap();
     assert_eq!((permit.from(), permit.to()), (port(1023), port(0)));
 }
@@ -231,13 +234,22 @@ fn a_stateful_rule_lets_replies_pass_and_nothing_else() {
     // The server may not begin, nor answer what was never asked.
     let answer = tcp((1, 80), (0, 4000), "SA", 900, 101);
     assert_eq!(bench.send(1, 0, &answer), Err(DropReason::NotAllowed));
-    assert_eq!(bench.send(0, 1, &tcp((0, 4000), (1, 80), "S", 100, 0)), Ok(()));
+    assert_eq!(
+        bench.send(0, 1, &tcp((0, 4000), (1, 80), "S", 100, 0)),
+        Ok(())
+    );
     // Only the port that was asked, and only the port that asked it.
     assert_eq!(bench.send(1, 2, &answer), Err(DropReason::NotAllowed));
     assert_eq!(bench.send(1, 0, &answer), Ok(()));
-    assert_eq!(bench.send(0, 1, &tcp((0, 4000), (1, 80), "A", 101, 901)), Ok(()));
+    assert_eq!(
+        bench.send(0, 1, &tcp((0, 4000), (1, 80), "A", 101, 901)),
+        Ok(())
+    );
     for _ in 0..3 {
-        assert_eq!(bench.send(1, 0, &tcp((1, 80), (0, 4000), "PA", 901, 101)), Ok(()));
+        assert_eq!(
+            bench.send(1, 0, &tcp((1, 80), (0, 4000), "PA", 901, 101)),
+            Ok(())
+        );
     }
     // Another port of the same server is another matter.
     let other = bench.send(0, 1, &tcp((0, 4000), (1, 81), "S", 100, 0));
@@ -259,7 +271,10 @@ fn a_stateless_rule_opens_no_way_back() {
     };
     let mut bench = Bench::new(vec![free(), server]);
     for _ in 0..3 {
-        assert_eq!(bench.send(0, 1, &tcp((0, 4000), (1, 80), "S", 100, 0)), Ok(()));
+        assert_eq!(
+            bench.send(0, 1, &tcp((0, 4000), (1, 80), "S", 100, 0)),
+            Ok(())
+        );
     }
     let answer = tcp((1, 80), (0, 4000), "SA", 900, 101);
     assert_eq!(bench.send(1, 0, &answer), Err(DropReason::NotAllowed));
@@ -295,7 +310,10 @@ fn default_deny_carries_addressing_and_nothing_else() {
         ..PolicySpec::default()
     });
     assert_eq!(bench.send(0, 1, &arp(0)), Ok(()));
-    assert_eq!(bench.send(0, 1, &udp((0, 1), (1, 2))), Err(DropReason::NotAllowed));
+    assert_eq!(
+        bench.send(0, 1, &udp((0, 1), (1, 2))),
+        Err(DropReason::NotAllowed)
+    );
     let syn = tcp((0, 4000), (1, 80), "S", 100, 0);
     assert_eq!(bench.send(0, 1, &syn), Err(DropReason::NotAllowed));
 }
@@ -315,7 +333,10 @@ fn cve_2023_5366_a_kept_verdict_is_no_wider_than_what_was_read() {
             let denied = tcp((0, from), (1, to), "S", 100, 0);
             assert_eq!(bench.send(0, 1, &denied), Err(DropReason::NotAllowed));
         }
-        assert_eq!(bench.send(0, 1, &udp((0, 4000), (1, 80))), Err(DropReason::NotAllowed));
+        assert_eq!(
+            bench.send(0, 1, &udp((0, 4000), (1, 80))),
+            Err(DropReason::NotAllowed)
+        );
     }
 }
 
@@ -331,7 +352,10 @@ fn a_kept_refusal_does_not_outlive_a_connection_that_opens() {
         assert_eq!(bench.send(0, 1, &answer), Err(DropReason::NotAllowed));
     }
     // Without an outbound list the guest may begin what it likes, and hear the answer.
-    assert_eq!(bench.send(1, 0, &tcp((1, 4000), (0, 80), "S", 100, 0)), Ok(()));
+    assert_eq!(
+        bench.send(1, 0, &tcp((1, 4000), (0, 80), "S", 100, 0)),
+        Ok(())
+    );
     assert_eq!(bench.send(0, 1, &answer), Ok(()));
 }
 
@@ -366,7 +390,12 @@ fn a_rejected_frame_is_answered_and_not_without_end() {
         .count();
     assert_eq!(answers, 20);
     bench.now = Tick::from_secs(2);
-    assert!(bench.refusal(0, 1, &udp((0, 1), (1, 2))).unwrap_err().answer);
+    assert!(
+        bench
+            .refusal(0, 1, &udp((0, 1), (1, 2)))
+            .unwrap_err()
+            .answer
+    );
 }
 
 #[test]
@@ -397,7 +426,9 @@ fn e_4_a_storm_is_bounded_by_class_and_other_frames_pass() {
         ..free()
     };
     let mut bench = Bench::new(vec![noisy, free()]);
-    let passed = (0..1000).filter(|_| bench.send(0, 1, &arp(0)).is_ok()).count();
+    let passed = (0..1000)
+        .filter(|_| bench.send(0, 1, &arp(0)).is_ok())
+        .count();
     assert_eq!(passed, 10);
     assert_eq!(bench.send(0, 1, &arp(0)), Err(DropReason::StormBroadcast));
     assert_eq!(bench.send(0, 1, &udp((0, 1), (1, 2))), Ok(()));
@@ -452,9 +483,7 @@ fn a_sticky_address_is_claimed_once_and_forgotten_with_its_guest() {
         let mut judge = bench
             .policy
             .judge(port(0), context, &mut bench.desk, bench.now);
-        judge
-            .admit(frame, weight)
-            .map(|admitted| admitted.claim())
+        judge.admit(frame, weight).map(|admitted| admitted.claim())
     };
     assert_eq!(claim(&mut bench, &first), Ok(Some(Mac::new(mac(0)))));
     assert_eq!(claim(&mut bench, &first), Ok(None));

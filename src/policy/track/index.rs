@@ -1,0 +1,275 @@
+//! From a hash to a slot: buckets of one cache line, two for each hash, and as many buckets as there is need of.
+//!
+//! The table grows by linear hashing (Litwin, 1980): one bucket is divided at a time, so that no insertion waits for all
+//! to be moved, memory is used as connections come, and a look-up costs two lines at 1,000 connections as at 4 million. A
+//! connection goes into the emptier of its two buckets. When both are full, which half-filled buckets make as good
+//! as impossible, it is not taken in: no chain grows.
+//!
+//! One thread at a time changes the index (the holder of the table's lock); others read meanwhile. A connection that moves
+//! to another bucket is missing for a moment, so a reader that found nothing asks [`Index::is_calm`] whether to believe it.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+
+use super::slab::Lines;
+
+/// Slots of a bucket.
+const WAYS: usize = 16;
+/// Entries in a bucket, on average, from which on the next one is divided.
+const FILL: u32 = 8;
+const FIRST_BITS: u32 = 6;
+/// Buckets of the first chunk; the second has as many, and each further one twice as many as the one before.
+const FIRST: u32 = 1 << FIRST_BITS;
+const CHUNKS: usize = 15;
+
+/// A word of a bucket: a tag, never 0, above the number of a slot. 0: empty.
+const SLOT_BITS: u32 = 23;
+const SLOT: u32 = (1 << SLOT_BITS) - 1;
+
+const _: () = assert!(super::slab::MAX_SLOTS <= SLOT + 1);
+
+type Bucket = [AtomicU32; WAYS];
+
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    chunks: [OnceLock<Lines>; CHUNKS],
+    /// How many buckets are in use.
+    buckets: AtomicU32,
+    /// Odd while a bucket is being divided.
+    moves: AtomicU32,
+}
+
+/// Two bucket selectors and the tag.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the hash is cut up")]
+fn parts(hash: u64) -> (u32, u32, u32) {
+    let tag = (hash >> 55) as u32;
+    (hash as u32, (hash >> 32) as u32, tag.max(1) << SLOT_BITS)
+}
+
+/// The bucket of a selector among `buckets`.
+#[inline(always)]
+fn address(selector: u32, buckets: u32) -> u32 {
+    let low = 1u32 << (buckets.max(1).ilog2());
+    let wide = selector & low.wrapping_mul(2).wrapping_sub(1);
+    if wide < buckets {
+        wide
+    } else {
+        selector & low.wrapping_sub(1)
+    }
+}
+
+impl Index {
+    /// Sees to memory for `entries`.
+    pub(super) fn grow(&self, entries: u32) {
+        let most = entries / FILL;
+        let mut have = 0u32;
+        for (n, chunk) in self.chunks.iter().enumerate() {
+            let buckets = FIRST << n.saturating_sub(1);
+            if chunk.get().is_none() {
+                if n != 0 && have >= most {
+                    break;
+                }
+                let Some(lines) = Lines::new(buckets as usize * WAYS) else {
+                    break;
+                };
+                // Whoever else grows it at the same time was as good.
+                let _ = chunk.set(lines);
+            }
+            have = have.saturating_add(buckets);
+        }
+        if self.buckets.load(Ordering::Relaxed) == 0 {
+            self.buckets.store(FIRST, Ordering::Release);
+        }
+    }
+
+    #[inline(always)]
+    fn bucket(&self, n: u32) -> Option<&Bucket> {
+        let chunk = (u32::BITS - (n >> FIRST_BITS).leading_zeros()) as usize;
+        let first = if chunk == 0 {
+            0
+        } else {
+            1u32 << (FIRST_BITS as usize + chunk - 1)
+        };
+        let at = n.wrapping_sub(first) as usize;
+        self.chunks.get(chunk)?.get()?.get(at * WAYS)
+    }
+
+    fn pair(&self, hash: u64) -> [Option<&Bucket>; 2] {
+        let buckets = self.buckets.load(Ordering::Acquire);
+        let (first, second, _) = parts(hash);
+        [
+            self.bucket(address(first, buckets)),
+            self.bucket(address(second, buckets)),
+        ]
+    }
+
+    /// What `is_it` makes of the first slot that it does not decline.
+    #[inline]
+    pub(super) fn find<T>(&self, hash: u64, is_it: impl Fn(u32) -> Option<T>) -> Option<T> {
+        let (_, _, tag) = parts(hash);
+        for bucket in self.pair(hash).into_iter().flatten() {
+            for word in bucket {
+                let word = word.load(Ordering::Acquire);
+                if word & !SLOT == tag
+                    && let Some(found) = is_it(word & SLOT)
+                {
+                    return Some(found);
+                }
+            }
+        }
+        None
+    }
+
+    /// A mark for [`Index::is_calm`].
+    pub(super) fn watch(&self) -> u32 {
+        self.moves.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing was moved since that mark.
+    pub(super) fn is_calm(&self, mark: u32) -> bool {
+        fence(Ordering::Acquire);
+        mark & 1 == 0 && self.moves.load(Ordering::Relaxed) == mark
+    }
+
+    /// Takes a slot in; false when both its buckets are full.
+    pub(super) fn insert(&self, hash: u64, slot: u32) -> bool {
+        let (_, _, tag) = parts(hash);
+        let mut best: Option<(&AtomicU32, usize)> = None;
+        for bucket in self.pair(hash).into_iter().flatten() {
+            let mut free = bucket
+                .iter()
+                .filter(|word| word.load(Ordering::Relaxed) == 0);
+            if let Some(word) = free.next() {
+                let more = free.count();
+                if best.is_none_or(|(_, most)| more > most) {
+                    best = Some((word, more));
+                }
+            }
+        }
+        match best {
+            Some((word, _)) => {
+                word.store(tag | slot & SLOT, Ordering::Release);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes a slot out.
+    pub(super) fn remove(&self, hash: u64, slot: u32) {
+        let (_, _, tag) = parts(hash);
+        for bucket in self.pair(hash).into_iter().flatten() {
+            for word in bucket {
+                if word.load(Ordering::Relaxed) == tag | slot & SLOT {
+                    word.store(0, Ordering::Release);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether the index of that many entries wants another bucket.
+    pub(super) fn is_crowded(&self, entries: u32) -> bool {
+        entries / FILL >= self.buckets.load(Ordering::Relaxed)
+    }
+
+    /// Divides the next bucket; `hash_of` tells the hash of a slot.
+    pub(super) fn split(&self, hash_of: impl Fn(u32) -> Option<u64>) {
+        let buckets = self.buckets.load(Ordering::Relaxed);
+        let from = address(buckets, buckets);
+        let (Some(old), Some(new)) = (self.bucket(from), self.bucket(buckets)) else {
+            return;
+        };
+        self.moves.fetch_add(1, Ordering::AcqRel);
+        fence(Ordering::Release);
+        let more = buckets.wrapping_add(1);
+        let mut free = new.iter();
+        for word in old {
+            let value = word.load(Ordering::Relaxed);
+            if value == 0 {
+                continue;
+            }
+            let Some(hash) = hash_of(value & SLOT) else {
+                continue;
+            };
+            let (first, second, _) = parts(hash);
+            let selector = if address(first, buckets) == from {
+                first
+            } else {
+                second
+            };
+            if address(selector, more) == buckets
+                && let Some(place) = free.next()
+            {
+                place.store(value, Ordering::Release);
+                word.store(0, Ordering::Release);
+            }
+        }
+        self.buckets.store(more, Ordering::Release);
+        self.moves.fetch_add(1, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{BuildHasher, RandomState};
+
+    use super::*;
+
+    #[test]
+    fn what_was_put_in_is_found_while_it_grows_and_nothing_else_is() {
+        const MANY: u32 = 40_000;
+        let random = RandomState::new();
+        let hash = |slot: u32| random.hash_one(slot);
+        let index = Index::default();
+        index.grow(MANY);
+        for slot in 0..MANY {
+            let mark = index.watch();
+            if index.is_crowded(slot) {
+                index.split(|slot| Some(hash(slot)));
+                assert!(!index.is_calm(mark));
+            }
+            assert!(index.insert(hash(slot), slot), "slot {slot}");
+            let some = slot / 2;
+            assert_eq!(
+                index.find(hash(some), |found| (found == some).then_some(found)),
+                Some(some)
+            );
+        }
+        assert_eq!(index.buckets.load(Ordering::Relaxed), MANY / FILL);
+        for slot in 0..MANY {
+            let is_it = |found| (found == slot).then_some(());
+            assert_eq!(index.find(hash(slot), is_it), Some(()));
+            index.remove(hash(slot), slot);
+            assert_eq!(index.find(hash(slot), is_it), None);
+        }
+        let used = (0..MANY / FILL)
+            .filter_map(|n| index.bucket(n))
+            .flatten()
+            .filter(|word| word.load(Ordering::Relaxed) != 0);
+        assert_eq!(used.count(), 0);
+    }
+
+    /// What nobody without the key can bring about: all in one bucket. It is refused, not chained.
+    #[test]
+    fn e_31_one_hash_for_all_fills_two_buckets_and_no_more() {
+        let index = Index::default();
+        index.grow(1024);
+        let hash = 0x5_0000_0003;
+        let taken = (0..100).filter(|slot| index.insert(hash, *slot)).count();
+        assert_eq!(taken, 2 * WAYS);
+    }
+
+    #[test]
+    fn addresses_stay_where_they_are_but_for_the_divided_bucket() {
+        for buckets in FIRST..4 * FIRST {
+            let divided = address(buckets, buckets);
+            for selector in (0..10_000u32).map(|n| n.wrapping_mul(0x9e37_79b9)) {
+                let (before, after) = (address(selector, buckets), address(selector, buckets + 1));
+                assert!(before < buckets);
+                assert!(before == after || (before == divided && after == buckets));
+            }
+        }
+    }
+}

@@ -1,0 +1,567 @@
+//! The connections that one port has opened.
+//!
+//! Looking one up takes no lock. Opening and ending take the table's: [`Books`] are what only its holder knows.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::entry::{Entry, GENERATION, HALF, LIVE, low, seconds_since};
+use super::flow::{Direction, Flow, FlowRef, Terms};
+use super::index::Index;
+use super::key::{Hasher, Key};
+use super::phase::{Phase, Settings};
+use super::seats::Seats;
+use super::slab::{Links, MAX_SLOTS, Slab};
+use super::tcp::{self, Window};
+use crate::clock::Tick;
+use crate::counters::{DropReason, PortId};
+use crate::frame::{Mac, protocol};
+
+/// Places beyond the bound of connections: for such as have ended and cannot be given away yet.
+const SPARE: u32 = 1024;
+/// The most connections of one port.
+pub(super) const MAX_FLOWS: u32 = MAX_SLOTS / 2;
+/// Entries that an opening may look at to make room.
+const EFFORT: u32 = 32;
+
+/// A link to a slot is its number + 1; 0 is none. The first word of an entry's links leads to what follows.
+const NEXT: usize = 0;
+/// The second leads back; of an ended entry it is the period in which it ended.
+const BACK: usize = 1;
+/// Set in the second word of what is in the list of half-open connections.
+const LISTED: u32 = 1 << 31;
+
+/// Connections that the table has ended of itself, and such as it did not open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Turnover {
+    /// Connections that were opened.
+    pub opened: u64,
+    /// Connections that ended since no packet came.
+    pub expired: u64,
+    /// Half-open connections that ended to make room for new ones.
+    pub reclaimed: u64,
+    /// Connections that were not opened, for want of room or by the rate.
+    pub refused: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    /// Places that there are.
+    slots: u32,
+    /// Places that were used at least once.
+    used: u32,
+    /// Ended places, in the order of their ends.
+    ended: List,
+    /// Half-open connections, in the order of their opening; some are no longer, and are taken out when met.
+    half: List,
+    /// Where the next look for what has expired begins.
+    hand: u32,
+    /// Thousandths of a connection that may still be opened, and when that was reckoned.
+    tokens: u64,
+    reckoned: Tick,
+    pub(super) turnover: Turnover,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct List {
+    first: u32,
+    last: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) port: PortId,
+    slab: Slab,
+    index: Index,
+    hasher: Hasher,
+    live: AtomicU32,
+    half_open: AtomicU32,
+    /// Connections that were opened or bound to another port, for whoever keeps a verdict that they would change.
+    opens: AtomicU64,
+    books: Mutex<Books>,
+}
+
+/// A live entry, and the header that it had when it was seen live.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found<'a> {
+    pub(super) entry: Entry<'a>,
+    pub(super) slot: u32,
+    pub(super) header: u32,
+}
+
+/// What is to be opened.
+pub(super) struct Opening<'a> {
+    pub(super) key: &'a Key,
+    pub(super) macs: (Mac, Mac),
+    pub(super) peer: PortId,
+    pub(super) terms: &'a Terms,
+    pub(super) epoch: u64,
+    pub(super) window: Window,
+    pub(super) len: u32,
+    pub(super) now: Tick,
+}
+
+impl Table {
+    pub(super) fn new(port: PortId) -> Self {
+        Self {
+            port,
+            slab: Slab::default(),
+            index: Index::default(),
+            hasher: Hasher::new(),
+            live: AtomicU32::new(0),
+            half_open: AtomicU32::new(0),
+            opens: AtomicU64::new(0),
+            books: Mutex::new(Books::default()),
+        }
+    }
+
+    /// Sees to memory for so many connections; none is used before they come.
+    pub(super) fn grow(&self, flows: u32) {
+        let flows = flows.min(MAX_FLOWS);
+        let have = self.slab.grow(flows.saturating_add(SPARE));
+        self.index.grow(flows);
+        self.lock().slots = have;
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn live(&self) -> u32 {
+        self.live.load(Relaxed)
+    }
+
+    pub(super) fn half_open(&self) -> u32 {
+        self.half_open.load(Relaxed)
+    }
+
+    /// The entry of a slot, if it is live.
+    fn live_at(&self, slot: u32) -> Option<Found<'_>> {
+        let entry = self.slab.entry(slot)?;
+        let header = entry.header();
+        (header & LIVE != 0).then_some(Found {
+            entry,
+            slot,
+            header,
+        })
+    }
+
+    /// The entry that was meant, if it is still there.
+    #[inline(always)]
+    pub(super) fn get(&self, slot: u32, generation: u32) -> Option<Found<'_>> {
+        let entry = self.slab.entry(slot)?;
+        let header = entry.header();
+        (header & LIVE != 0 && header >> GENERATION == generation).then_some(Found {
+            entry,
+            slot,
+            header,
+        })
+    }
+
+    #[inline]
+    fn probe(&self, hash: u64, key: &Key) -> Option<Found<'_>> {
+        self.index.find(hash, |slot| {
+            let found = self.live_at(slot)?;
+            found.entry.matches(key).then_some(found)
+        })
+    }
+
+    /// The connection with that key.
+    #[inline]
+    pub(super) fn find(&self, key: &Key) -> Option<Found<'_>> {
+        if self.live() == 0 {
+            return None;
+        }
+        let hash = self.hasher.hash(key);
+        let mark = self.index.watch();
+        let found = self.probe(hash, key);
+        if found.is_some() || self.index.is_calm(mark) {
+            return found;
+        }
+        let _books = self.lock();
+        self.probe(hash, key)
+    }
+
+    pub(super) fn reference(&self, found: &Found<'_>) -> FlowRef {
+        FlowRef {
+            port: self.port,
+            slot: found.slot,
+            generation: found.header >> GENERATION,
+        }
+    }
+
+    /// Takes an answered connection out of the count of half-open ones.
+    pub(super) fn complete(&self, found: &Found<'_>) {
+        if found.entry.complete(found.header) {
+            self.half_open.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Ends a generation and begins another of the same connection; returns the new header.
+    pub(super) fn renumber(&self, found: &Found<'_>) -> u32 {
+        found.entry.renumber()
+    }
+
+    /// Ends a connection.
+    pub(super) fn end(&self, books: &mut Books, seats: &Seats, found: &Found<'_>) {
+        let generation = (found.header >> GENERATION).wrapping_add(1);
+        let was = found.entry.swap(generation << GENERATION);
+        if was & HALF != 0 {
+            self.half_open.fetch_sub(1, Relaxed);
+        }
+        self.live.fetch_sub(1, Relaxed);
+        self.index
+            .remove(self.hasher.hash(&found.entry.key()), found.slot);
+        self.unlist(books, found.slot);
+        self.append(&mut books.ended, found.slot, seats.stamp());
+    }
+
+    /// How often a connection was opened, or bound to another port.
+    pub(super) fn opens(&self) -> u64 {
+        self.opens.load(Relaxed)
+    }
+
+    /// A connection was bound to another port.
+    pub(super) fn rebound(&self) {
+        self.opens.fetch_add(1, Relaxed);
+    }
+
+    /// Opens a connection; one with the same key ends.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::ConnectionRate`], [`DropReason::HalfOpenLimit`], [`DropReason::ConnectionLimit`].
+    pub(super) fn open(
+        &self,
+        seats: &Seats,
+        settings: &Settings,
+        opening: &Opening<'_>,
+    ) -> Result<FlowRef, DropReason> {
+        let books = &mut *self.lock();
+        let hash = self.hasher.hash(opening.key);
+        if let Some(old) = self.probe(hash, opening.key) {
+            self.end(books, seats, &old);
+        }
+        let opened = self.try_open(books, seats, settings, opening, hash);
+        match opened {
+            Ok(_) => {
+                books.turnover.opened += 1;
+                self.opens.fetch_add(1, Relaxed);
+            }
+            Err(_) => books.turnover.refused += 1,
+        }
+        opened
+    }
+
+    fn try_open(
+        &self,
+        books: &mut Books,
+        seats: &Seats,
+        settings: &Settings,
+        opening: &Opening<'_>,
+        hash: u64,
+    ) -> Result<FlowRef, DropReason> {
+        if !books.may_open(settings, opening.now) {
+            return Err(DropReason::ConnectionRate);
+        }
+        let (half, all) = (&settings.half_open, &settings.per_port);
+        if self.half_open() >= half.load(Relaxed) {
+            self.make_room(books, seats, settings, opening.now);
+            if self.half_open() >= half.load(Relaxed) {
+                return Err(DropReason::HalfOpenLimit);
+            }
+        }
+        if self.live() >= all.load(Relaxed) {
+            self.make_room(books, seats, settings, opening.now);
+            if self.live() >= all.load(Relaxed) {
+                return Err(DropReason::ConnectionLimit);
+            }
+        }
+        if self.index.is_crowded(self.live()) {
+            self.index.split(|slot| {
+                let entry = self.slab.entry(slot)?;
+                Some(self.hasher.hash(&entry.key()))
+            });
+        }
+        let slot = self
+            .place(books, seats)
+            .ok_or(DropReason::ConnectionLimit)?;
+        let entry = self.slab.entry(slot).ok_or(DropReason::ConnectionLimit)?;
+        let header = fill(entry, opening);
+        if !self.index.insert(hash, slot) {
+            entry.publish(header & !(LIVE | HALF));
+            self.append(&mut books.ended, slot, seats.stamp());
+            return Err(DropReason::ConnectionLimit);
+        }
+        self.live.fetch_add(1, Relaxed);
+        self.half_open.fetch_add(1, Relaxed);
+        self.append(&mut books.half, slot, LISTED);
+        Ok(FlowRef {
+            port: self.port,
+            slot,
+            generation: header >> GENERATION,
+        })
+    }
+
+    /// A place for another connection: one that has been vacated for long enough, or a new one.
+    fn place(&self, books: &mut Books, seats: &Seats) -> Option<u32> {
+        if let Some(slot) = books.ended.first.checked_sub(1) {
+            let links = self.slab.links(slot)?;
+            if seats.is_past(links[BACK].load(Relaxed)) {
+                let next = links[NEXT].load(Relaxed);
+                books.ended.first = next;
+                if next == 0 {
+                    books.ended.last = 0;
+                }
+                links[NEXT].store(0, Relaxed);
+                links[BACK].store(0, Relaxed);
+                return Some(slot);
+            }
+        }
+        (books.used < books.slots).then(|| {
+            books.used += 1;
+            books.used - 1
+        })
+    }
+
+    /// Ends what has expired or is over among the next few, and else the oldest that is half open; never an
+    /// established one.
+    fn make_room(&self, books: &mut Books, seats: &Seats, settings: &Settings, now: Tick) {
+        let ended = self.sweep(books, seats, settings, now, EFFORT, true);
+        if ended > 0 && self.half_open() < settings.half_open.load(Relaxed) {
+            return;
+        }
+        for _ in 0..EFFORT {
+            let Some(slot) = books.half.first.checked_sub(1) else {
+                return;
+            };
+            match self.live_at(slot) {
+                Some(found) if found.header & HALF != 0 => {
+                    books.turnover.reclaimed += 1;
+                    return self.end(books, seats, &found);
+                }
+                _ => self.unlist(books, slot),
+            }
+        }
+    }
+
+    /// Looks at the next `budget` places for connections that have expired, also at such as are over if there is
+    /// need of room. Returns how many it ended.
+    pub(super) fn sweep(
+        &self,
+        books: &mut Books,
+        seats: &Seats,
+        settings: &Settings,
+        now: Tick,
+        budget: u32,
+        in_need: bool,
+    ) -> u32 {
+        let mut ended = 0;
+        for _ in 0..budget.min(books.used) {
+            let slot = if books.hand < books.used {
+                books.hand
+            } else {
+                0
+            };
+            books.hand = slot + 1;
+            let Some(found) = self.live_at(slot) else {
+                continue;
+            };
+            if found.is_expired(settings, now) {
+                books.turnover.expired += 1;
+            } else if !in_need || !found.phase().is_over() {
+                if found.header & HALF == 0 {
+                    self.unlist(books, slot);
+                }
+                continue;
+            }
+            self.end(books, seats, &found);
+            ended += 1;
+        }
+        ended
+    }
+
+    /// How many places were ever used: the length of a walk with [`Table::walk`].
+    pub(super) fn used(&self) -> u32 {
+        self.lock().used
+    }
+
+    /// Shows the live entries among `count` places from `from` on.
+    pub(super) fn walk(
+        &self,
+        books: &mut Books,
+        from: u32,
+        count: u32,
+        mut show: impl FnMut(&mut Books, Found<'_>),
+    ) {
+        let to = from.saturating_add(count).min(books.used);
+        for slot in from..to {
+            if let Some(found) = self.live_at(slot) {
+                show(books, found);
+            }
+        }
+    }
+
+    /// How many used places there are from the hand of the sweep on.
+    pub(super) fn before_end(&self) -> u32 {
+        let books = self.lock();
+        match books.used.saturating_sub(books.hand) {
+            0 => books.used,
+            rest => rest,
+        }
+    }
+
+    fn links(&self, slot: u32) -> Option<&Links> {
+        self.slab.links(slot)
+    }
+
+    fn append(&self, list: &mut List, slot: u32, back: u32) {
+        let Some(links) = self.links(slot) else {
+            return;
+        };
+        links[NEXT].store(0, Relaxed);
+        let is_listed = back & LISTED != 0;
+        let back = if is_listed { LISTED | list.last } else { back };
+        links[BACK].store(back, Relaxed);
+        match list.last.checked_sub(1).and_then(|last| self.links(last)) {
+            Some(last) => last[NEXT].store(slot + 1, Relaxed),
+            None => list.first = slot + 1,
+        }
+        list.last = slot + 1;
+    }
+
+    /// Takes an entry out of the list of half-open connections, if it is there.
+    fn unlist(&self, books: &mut Books, slot: u32) {
+        let Some(links) = self.links(slot) else {
+            return;
+        };
+        let (next, back) = (links[NEXT].load(Relaxed), links[BACK].load(Relaxed));
+        if back & LISTED == 0 {
+            return;
+        }
+        let before = back & !LISTED;
+        match before.checked_sub(1).and_then(|slot| self.links(slot)) {
+            Some(before) => before[NEXT].store(next, Relaxed),
+            None => books.half.first = next,
+        }
+        match next.checked_sub(1).and_then(|slot| self.links(slot)) {
+            Some(next) => next[BACK].store(back, Relaxed),
+            None => books.half.last = before,
+        }
+        links[NEXT].store(0, Relaxed);
+        links[BACK].store(0, Relaxed);
+    }
+
+    pub(super) fn snapshot(&self, found: &Found<'_>, now: Tick) -> Option<Flow> {
+        let Found { entry, .. } = found;
+        let key = entry.key();
+        let (src_ip, dst_ip) = key.addresses();
+        let (src_mac, dst_mac) = entry.macs();
+        let (terms, epoch) = entry.terms();
+        let [a, b, c, d] = key.ports.to_be_bytes();
+        Some(Flow {
+            opener: self.port,
+            peer: PortId::new(entry.peer())?,
+            vid: key.vid(),
+            protocol: key.protocol(),
+            src_ip,
+            dst_ip,
+            src_port: u16::from_be_bytes([a, b]),
+            dst_port: u16::from_be_bytes([c, d]),
+            src_mac,
+            dst_mac,
+            state: found.phase(),
+            terms,
+            sent: entry.half(Direction::Original).counted(),
+            received: entry.half(Direction::Reply).counted(),
+            age: low(now.as_secs()).saturating_sub(entry.opened()),
+            idle: found.idle(now),
+            epoch,
+        })
+    }
+}
+
+/// Writes a new connection into its place and shows it; returns its header.
+fn fill(entry: Entry<'_>, opening: &Opening<'_>) -> u32 {
+    let (src, dst) = opening.macs;
+    let second = low(opening.now.as_secs());
+    entry.set_key(opening.key, src, dst);
+    entry.bind(opening.peer);
+    entry.set_terms(opening.terms, opening.epoch);
+    entry.begin(second);
+    let half = entry.half(Direction::Original);
+    half.set_window(&Window::default(), &opening.window);
+    half.count(second, opening.len);
+    let header = entry.header() | LIVE | HALF;
+    entry.publish(header);
+    header
+}
+
+impl Books {
+    /// Whether the rate allows another connection; takes it off.
+    fn may_open(&mut self, settings: &Settings, now: Tick) -> bool {
+        const ONE: u64 = 1000;
+        let rate = settings.rate();
+        if rate.per_second == 0 {
+            return true;
+        }
+        let most = rate.burst.max(1).saturating_mul(ONE);
+        // A thousandth a millisecond for each a second.
+        let passed = if self.reckoned == Tick::ZERO {
+            u64::MAX
+        } else {
+            now.millis_since(self.reckoned)
+        };
+        let more = passed.saturating_mul(rate.per_second);
+        self.tokens = self.tokens.saturating_add(more).min(most);
+        self.reckoned = now.max(self.reckoned).max(Tick::from_millis(1));
+        match self.tokens.checked_sub(ONE) {
+            Some(left) => {
+                self.tokens = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Found<'_> {
+    pub(super) fn phase(&self) -> Phase {
+        let kind = self.entry.key().protocol();
+        let original = self.entry.half(Direction::Original).marks();
+        let reply = self.entry.half(Direction::Reply).marks();
+        phase(kind, original, reply)
+    }
+
+    /// Seconds since the last packet of either direction.
+    #[inline]
+    pub(super) fn idle(&self, now: Tick) -> u32 {
+        let now = low(now.as_secs());
+        let original = seconds_since(self.entry.half(Direction::Original).time(), now);
+        let reply = self.entry.half(Direction::Reply);
+        if reply.marks() & tcp::SEEN == 0 {
+            original
+        } else {
+            original.min(seconds_since(reply.time(), now))
+        }
+    }
+
+    /// Whether it has ended for want of packets.
+    #[inline]
+    pub(super) fn is_expired(&self, settings: &Settings, now: Tick) -> bool {
+        let idle = self.idle(now);
+        idle > 0 && idle >= settings.timeout(self.phase())
+    }
+}
+
+/// How far a connection is, by its protocol and the marks of its halves.
+pub(super) fn phase(number: u8, original: u32, reply: u32) -> Phase {
+    let is_answered = reply & tcp::SEEN != 0;
+    match (number, is_answered) {
+        (protocol::TCP, _) => tcp::phase(original, reply),
+        (protocol::UDP, false) => Phase::Single,
+        (protocol::UDP, true) => Phase::Stream,
+        (_, false) => Phase::Unanswered,
+        (_, true) => Phase::Answered,
+    }
+}
