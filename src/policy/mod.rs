@@ -14,9 +14,13 @@
 
 pub mod acl;
 pub mod digest;
+#[cfg(any(test, fuzzing))]
+pub mod reference;
 pub mod rule;
 pub mod spec;
 pub mod subject;
+#[cfg(any(test, fuzzing))]
+pub mod testing;
 
 use crate::counters::{DropReason, MAX_PORTS, PortId};
 use crate::frame::{Frame, Mac};
