@@ -33,6 +33,8 @@ pub mod extension {
     pub const HIP: u8 = 139;
     /// Shim6.
     pub const SHIM6: u8 = 140;
+    /// For experiments (RFC 4727): an extension header or a protocol, nobody can tell.
+    pub const EXPERIMENTS: [u8; 2] = [253, 254];
 }
 
 /// An IPv6 header. Its version is 6 and its payload lies within the frame.
@@ -213,6 +215,12 @@ fn len_of(kind: u8, head: &[u8; 8]) -> usize {
         extension::AUTHENTICATION => (usize::from(head[1]) + 2) * 4,
         _ => (usize::from(head[1]) + 1) * 8,
     }
+}
+
+/// Whether a type is surely no extension header. Those that are not assigned count as protocols, since a node that does not
+/// know one discards the packet (RFC 8200, section 4).
+pub(super) fn is_upper_layer(kind: u8) -> bool {
+    !is_extension(kind) && !extension::EXPERIMENTS.contains(&kind)
 }
 
 fn is_extension(kind: u8) -> bool {

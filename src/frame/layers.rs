@@ -87,6 +87,10 @@ pub struct Layers<'a> {
     pub network: Network<'a>,
     /// Where it begins.
     pub network_offset: usize,
+    /// The number of the protocol above IP, if the headers lead to it: also where its own header cannot be read. Of
+    /// later IPv6 fragments it is what the fragment header names (RFC 8200, section 4.5), unless that is one more
+    /// extension header; numbers for experiments, which may be either, name none over IPv6.
+    pub protocol: Option<u8>,
     /// Layer 4.
     pub transport: Transport<'a>,
     /// Where it begins: behind IP's options or extension headers. Zero without a readable layer 3.
@@ -105,6 +109,7 @@ impl<'a> Layers<'a> {
         let mut layers = Self {
             network: Network::Unknown,
             network_offset: at,
+            protocol: None,
             transport: Transport::None,
             transport_offset: 0,
             end: 0,
@@ -130,6 +135,7 @@ impl<'a> Layers<'a> {
         };
         self.network = Network::Ipv4(header);
         self.fragment = header.fragment();
+        self.protocol = Some(header.protocol());
         self.parse_transport(
             bytes,
             header.header_len(),
@@ -151,6 +157,7 @@ impl<'a> Layers<'a> {
         match ipv6::walk(header.next_header(), payload, payload_len) {
             Ok(walk) => {
                 self.fragment = walk.fragment;
+                self.protocol = ipv6::is_upper_layer(walk.protocol).then_some(walk.protocol);
                 self.parse_transport(
                     bytes,
                     ipv6::HEADER.wrapping_add(walk.len),

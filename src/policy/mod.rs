@@ -40,11 +40,15 @@ mod judge;
 pub mod lease;
 mod lists;
 mod meter;
+#[cfg(any(test, fuzzing))]
+pub mod reference;
 pub mod reject;
 pub mod rule;
 pub mod spec;
 mod state;
 pub mod subject;
+#[cfg(any(test, fuzzing))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod track;

@@ -252,9 +252,7 @@ impl<'a> Expansion<'a> {
             match who {
                 None => {}
                 Some(Who::Ports(set)) if is_from == own_is_from => {
-                    if !set.contains(self.own) {
-                        return None;
-                    }
+                    set.contains(self.own).then_some(())?;
                 }
                 Some(Who::Ports(set)) => pair.peers = Some(self.peers.set(set)?),
                 Some(Who::Mac(mac)) => {

@@ -44,6 +44,8 @@ mod expand;
 mod peers;
 mod plan;
 mod space;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use crate::counters::PortId;

@@ -56,7 +56,7 @@ impl Keys {
 #[inline(always)]
 pub(super) fn slot_of(hash: u64, shift: u32) -> usize {
     #[expect(clippy::cast_possible_truncation, reason = "at most 32 bits are left")]
-    let slot = slot_of(hash, shift);
+    let slot = (hash >> shift) as usize;
     slot
 }
 
