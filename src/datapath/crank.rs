@@ -13,7 +13,6 @@ use super::worker::Visit;
 use crate::clock::Tick;
 use crate::counters::{MAX_PORTS, PortId};
 use crate::fabric::LookupCache;
-use crate::policy::Context;
 use crate::port::lanes::Lanes;
 
 /// See the head of this file.
@@ -21,7 +20,7 @@ pub struct Crank {
     step: Step,
     gate: Gate,
     ports: Ports,
-    caches: Vec<(LookupCache, Context)>,
+    caches: Vec<LookupCache>,
     credit: Credit,
 }
 
@@ -33,7 +32,7 @@ impl Crank {
             step: Step::new(),
             gate,
             ports: ports.into_iter().collect(),
-            caches: (0..MAX_PORTS).map(|_| Default::default()).collect(),
+            caches: vec![LookupCache::default(); MAX_PORTS],
             credit: Credit::default(),
         }
     }
@@ -41,7 +40,7 @@ impl Crank {
     /// Visits transmit ring `pair` of `port` once; returns the frames taken, `None` when the ring does not run.
     pub fn turn(&mut self, port: PortId, pair: u16, now: Tick) -> Option<u32> {
         let lanes = self.ports.get(port)?;
-        let (cache, context) = self.caches.get_mut(port.index())?;
+        let cache = self.caches.get_mut(port.index())?;
         self.credit = Credit::default();
         self.credit.replenish();
         let mut greeted = true;
@@ -53,7 +52,6 @@ impl Crank {
             now,
             &mut self.credit,
             cache,
-            context,
             &mut greeted,
         ) {
             Visit::Worked(frames) => Some(frames),

@@ -16,9 +16,6 @@ use crate::ring::{BURST, Chain, ChainBurst};
 pub(crate) const SNAPSHOT: usize = 128;
 /// Bytes that are copied when headers run on: 14 + 8 (two tags) + 40 (IPv6) + 128 (extension headers) + 60 (TCP) = 250.
 pub(crate) const SNAPSHOT_MAX: usize = 256;
-/// Bytes that are copied of a DHCP packet that leases are learned from: options lie behind 282 bytes of headers, and
-/// servers answer within 576 bytes (RFC 2131, section 2) or an Ethernet frame.
-pub(crate) const LONG_MAX: usize = 1024;
 /// Largest virtio-net header (VIRTIO 1.2, 5.1.6).
 pub(crate) const HEADER_MAX: usize = 12;
 /// Largest frame, without the virtio-net header: VIRTIO 1.2, 5.1.6.3.1 asks receivers for 65,550 bytes with the Ethernet header; a tag comes on top.
@@ -117,7 +114,7 @@ pub(crate) enum Outcome {
 #[derive(Clone, Debug)]
 pub(crate) struct Slot {
     /// Room for a virtio-net header, then the snapshot: one contiguous piece for the receiver.
-    head: [u8; HEADER_MAX + LONG_MAX],
+    head: [u8; HEADER_MAX + SNAPSHOT_MAX],
     have: u16,
     /// Bytes of the frame.
     pub(crate) len: u32,
@@ -138,7 +135,7 @@ pub(crate) struct Slot {
 impl Slot {
     fn empty() -> Self {
         Self {
-            head: [0; HEADER_MAX + LONG_MAX],
+            head: [0; HEADER_MAX + SNAPSHOT_MAX],
             have: 0,
             len: 0,
             sent: VnetHeader::default(),
@@ -236,7 +233,7 @@ impl Slot {
 
     /// Makes the snapshot `want` bytes long, or as long as the frame.
     pub(crate) fn extend(&mut self, memory: &GuestMemory, extents: &[Extent], want: usize) {
-        let want = want.min(LONG_MAX).min(self.len as usize);
+        let want = want.min(SNAPSHOT_MAX).min(self.len as usize);
         let have = usize::from(self.have);
         if let Some(room) = self.head.get_mut(HEADER_MAX + have..HEADER_MAX + want) {
             let read = self.tail.read(memory, extents, room);

@@ -14,18 +14,16 @@
 use super::Gate;
 use super::budget::Credit;
 use super::egress::{Egress, Source};
-use super::fanout::{Fanout, Frames};
+use super::fanout::Fanout;
 use super::generation::Ports;
 use super::offload::{Headers, Offload, Sender};
-use super::slot::{LONG_MAX, Outcome, SNAPSHOT_MAX, Slot, Slots};
+use super::slot::{Outcome, SNAPSHOT_MAX, Slot, Slots};
 use super::worker::Visit;
 use crate::clock::Tick;
-use crate::counters::{DropReason, Tally};
+use crate::counters::{DropReason, PortId, Tally};
 use crate::fabric::{Destinations, Kind, LookupCache};
-use crate::frame::{Frame, Mac};
-use crate::policy::digest::Digest;
-use crate::policy::reject::Answer;
-use crate::policy::{Admitted, Context, Desk, Judge, Refusal, Weight};
+use crate::frame::Frame;
+use crate::policy::Admitted;
 use crate::port::lanes::{Fault, Lanes, TxLane};
 use crate::ring::ChainBurst;
 
@@ -39,7 +37,6 @@ pub(crate) struct Step {
     fanout: Fanout,
     egress: Egress,
     tally: Tally,
-    desk: Desk,
 }
 
 impl Step {
@@ -50,7 +47,6 @@ impl Step {
             fanout: Fanout::new(),
             egress: Egress::new(),
             tally: Tally::new(),
-            desk: Desk::default(),
         }
     }
 
@@ -66,7 +62,6 @@ impl Step {
         now: Tick,
         credit: &mut Credit,
         cache: &mut LookupCache,
-        context: &mut Context,
         greeted: &mut bool,
     ) -> Visit {
         let Some(mut slot) = lanes.tx(pair) else {
@@ -103,7 +98,7 @@ impl Step {
                 return Visit::Gone;
             }
         }
-        let frames = self.burst(lanes, lane, ports, gate, now, cache, context);
+        let frames = self.burst(lanes, lane, ports, gate, now, cache);
         let bytes = u64::from(before.bytes.saturating_sub(budget.bytes));
         let (cost_frames, cost_bytes) = self.egress.cost(frames, bytes);
         let descriptors = before.descriptors.saturating_sub(budget.descriptors);
@@ -126,7 +121,6 @@ impl Step {
     }
 
     /// Snapshot, judge, deliver, complete, count.
-    #[allow(clippy::too_many_arguments)]
     fn burst(
         &mut self,
         lanes: &Lanes,
@@ -135,7 +129,6 @@ impl Step {
         gate: &Gate,
         now: Tick,
         cache: &mut LookupCache,
-        context: &mut Context,
     ) -> u32 {
         self.egress.begin();
         let sender = Sender {
@@ -150,17 +143,6 @@ impl Step {
         };
         let (header_len, reads_header) = (lane.header_len, sender.has_offloads());
         let mut malformed = 0u64;
-        let mut answers = Frames::default();
-        let mut hearing = Hearing {
-            judge: gate.policy.judge(lanes.id(), context, &mut self.desk, now),
-            source,
-            sender,
-            ports,
-            gate,
-            now,
-            cache,
-            fanout: &mut self.fanout,
-        };
         for (index, slot, chain) in self.slots.of(&self.chains) {
             let extents = self.chains.extents(chain);
             slot.take(memory, chain, extents, header_len, reads_header);
@@ -169,20 +151,27 @@ impl Step {
                 continue;
             }
             let judged = if memory.faulted() {
-                Err(DropReason::SenderFault.into())
+                Err(DropReason::SenderFault)
             } else if lane.enabled {
-                hearing.hear(slot, index)
+                judge(
+                    slot,
+                    index,
+                    source,
+                    sender,
+                    lanes.id(),
+                    ports,
+                    gate,
+                    now,
+                    cache,
+                    &mut self.fanout,
+                )
             } else {
-                Err(DropReason::RingDisabled.into())
+                Err(DropReason::RingDisabled)
             };
-            if let Err(refusal) = judged {
-                slot.refused(refusal.reason);
-                if refusal.answer {
-                    answers.insert(index);
-                }
+            if let Err(reason) = judged {
+                slot.refused(reason);
             }
         }
-        drop(hearing);
         lanes.counters().events.malformed_chains.add(malformed);
         deliver(
             &mut self.egress,
@@ -195,34 +184,8 @@ impl Step {
         lane.ring.complete(&self.chains);
         // Before anybody is told, so that whoever has a frame finds it in the books.
         self.count(lanes, count);
-        if !answers.is_empty() {
-            self.answer(lanes, answers, gate);
-        }
         self.egress.publish(ports);
         u32::try_from(count).unwrap_or(u32::MAX)
-    }
-
-    /// Answers frames that were rejected: the sender is sent what [`Answer::to`] makes of each. Their own outcome is
-    /// counted; their slots are free for the answers.
-    #[cold]
-    fn answer(&mut self, lanes: &Lanes, rejected: Frames, gate: &Gate) {
-        let mut answers = Frames::default();
-        for index in rejected {
-            if let Some(slot) = self.slots.get_mut(index)
-                && let Some(answer) = answer_to(slot)
-            {
-                let vid = slot.vid;
-                slot.put(answer.bytes());
-                slot.vid = vid;
-                answers.insert(index);
-            }
-        }
-        let own = Source {
-            memory: None,
-            chains: &self.chains,
-        };
-        self.egress
-            .deliver(own, &mut self.slots, answers, lanes, &gate.fabric);
     }
 
     /// Sends a RARP frame of `mac` as if the guest had (vhost-user: SEND_RARP), so that switches learn where it is.
@@ -248,23 +211,22 @@ impl Step {
             features: 0,
             mtu: NO_MTU,
         };
-        let mut context = Context::default();
-        let mut hearing = Hearing {
-            judge: gate
-                .policy
-                .judge(lanes.id(), &mut context, &mut self.desk, now),
+        let mut cache = LookupCache::default();
+        let judged = judge(
+            slot,
+            0,
             source,
             sender,
+            lanes.id(),
             ports,
             gate,
             now,
-            cache: &mut LookupCache::default(),
-            fanout: &mut self.fanout,
-        };
-        if let Err(refusal) = hearing.hear(slot, 0) {
-            slot.refused(refusal.reason);
+            &mut cache,
+            &mut self.fanout,
+        );
+        if let Err(reason) = judged {
+            slot.refused(reason);
         }
-        drop(hearing);
         deliver(
             &mut self.egress,
             &mut self.fanout,
@@ -329,135 +291,65 @@ impl Step {
     }
 }
 
-/// A burst of one source while it is judged.
-struct Hearing<'a> {
-    judge: Judge<'a>,
-    source: Source<'a>,
-    sender: Sender,
-    ports: &'a Ports,
-    gate: &'a Gate,
-    now: Tick,
-    cache: &'a mut LookupCache,
-    fanout: &'a mut Fanout,
-}
-
-impl Hearing<'_> {
-    /// Judges one frame and notes where it goes.
-    #[inline(always)]
-    fn hear(&mut self, slot: &mut Slot, index: u8) -> Result<(), Refusal> {
-        match Offload::judge_plain(&slot.sent, slot.len, self.sender) {
-            Some(judged) => judged?,
-            None => slot.offload = asked_for(slot, index, self.source, self.sender)?,
-        }
-        match self.pass(slot, index) {
-            Err(refusal) if refusal.reason == DropReason::HeadersTooLong && slot.can_extend() => {
-                self.extend(slot, index, SNAPSHOT_MAX);
-                self.pass(slot, index)
-            }
-            verdict => verdict,
-        }
-    }
-
-    /// Guard, fabric, permit.
-    #[inline(always)]
-    fn pass(&mut self, slot: &mut Slot, index: u8) -> Result<(), Refusal> {
-        let mut frame = Frame::parse(slot.snapshot(), slot.len)?;
-        if self.gate.policy.wants_whole(self.judge.source(), &frame) {
-            self.extend(slot, index, LONG_MAX);
-            frame = Frame::parse(slot.snapshot(), slot.len)?;
-        }
-        let weight = weight(slot);
-        let tagged = frame.tag().is_some();
-        let admitted = self.judge.admit(frame, weight)?;
-        if let Some(mac) = admitted.claim() {
-            self.claim(mac)?;
-        }
-        let destinations = self.gate.fabric.forward(&admitted, self.now, self.cache);
-        let vid = destinations.vid();
-        match destinations.kind() {
-            Kind::Drop(reason) => return Err(reason.into()),
-            Kind::Port(to) => {
-                let permit = self.judge.permit(&admitted, to);
-                slot.vid = vid;
-                self.fanout.push(&permit?, index);
-            }
-            Kind::Flood => {
-                let flooded = self.flood(&admitted, weight, destinations, index);
-                slot.vid = vid;
-                flooded?;
-            }
-        }
-        slot.tagged = tagged;
-        Ok(())
-    }
-
-    /// Makes more of the frame private: headers run on, or a DHCP packet is read.
-    #[cold]
-    fn extend(&mut self, slot: &mut Slot, index: u8, want: usize) {
-        if let Some(memory) = self.source.memory {
-            slot.extend(memory, self.source.extents(index), want);
-        }
-    }
-
-    /// The first frame of a guest: its address becomes its port's own, unless another port has it.
-    #[cold]
-    fn claim(&mut self, mac: Mac) -> Result<(), DropReason> {
-        let from = self.judge.source();
-        let taken = self.gate.fabric.fdb().add_static(from, mac);
-        taken.map_err(|_| {
-            self.judge.release(mac);
-            DropReason::MacOfOtherPort
-        })
-    }
-
-    /// Notes all receivers of a frame that goes to many.
-    #[inline(never)]
-    fn flood(
-        &mut self,
-        admitted: &Admitted<'_>,
-        weight: Weight,
-        destinations: Destinations,
-        index: u8,
-    ) -> Result<(), Refusal> {
-        self.judge.may_flood(admitted.frame(), weight)?;
-        let mut refusal = Refusal::from(DropReason::NoDestination);
-        let mut copies = 0u32;
-        for to in self.gate.fabric.ports(&destinations).iter() {
-            // A port without a guest is no destination of a flood; a guest that is not ready loses nothing.
-            if !self.ports.get(to).is_some_and(|lanes| lanes.is_receiving()) {
-                continue;
-            }
-            match self.judge.permit(admitted, to) {
-                Ok(permit) => {
-                    self.fanout.push(&permit, index);
-                    copies = copies.wrapping_add(1); // at most MAX_PORTS
-                }
-                Err(refused) => refusal = refused,
-            }
-        }
-        if copies == 0 { Err(refusal) } else { Ok(()) }
-    }
-}
-
-/// What a frame counts as.
+/// Judges one frame and notes where it goes.
+#[allow(clippy::too_many_arguments)]
 #[inline(always)]
-fn weight(slot: &Slot) -> Weight {
-    match slot.offload {
-        Offload::Segment(segment) => Weight {
-            frames: segment.count(),
-            bytes: segment.bytes(),
-        },
-        _ => Weight {
-            frames: 1,
-            bytes: slot.len,
-        },
+fn judge(
+    slot: &mut Slot,
+    index: u8,
+    source: Source<'_>,
+    sender: Sender,
+    from: PortId,
+    ports: &Ports,
+    gate: &Gate,
+    now: Tick,
+    cache: &mut LookupCache,
+    fanout: &mut Fanout,
+) -> Result<(), DropReason> {
+    match Offload::judge_plain(&slot.sent, slot.len, sender) {
+        Some(judged) => judged?,
+        None => slot.offload = asked_for(slot, index, source, sender)?,
     }
+    let frame = Frame::parse(slot.snapshot(), slot.len)?;
+    let tagged = frame.tag().is_some();
+    let admitted = gate.policy.admit(from, frame)?;
+    let destinations = gate.fabric.forward(&admitted, now, cache);
+    match destinations.kind() {
+        Kind::Drop(reason) => return Err(reason),
+        Kind::Port(to) => fanout.push(&gate.policy.permit(&admitted, to)?, index),
+        Kind::Flood => flood(&admitted, destinations, index, ports, gate, fanout)?,
+    }
+    slot.vid = destinations.vid();
+    slot.tagged = tagged;
+    Ok(())
 }
 
-/// What a rejected frame is answered with.
-fn answer_to(slot: &Slot) -> Option<Answer> {
-    let frame = Frame::parse(slot.snapshot(), slot.len).ok()?;
-    Answer::to(&frame, &Digest::of(&frame, slot.vid.get()))
+/// Notes all receivers of a frame that goes to many.
+#[inline(never)]
+fn flood(
+    admitted: &Admitted<'_>,
+    destinations: Destinations,
+    index: u8,
+    ports: &Ports,
+    gate: &Gate,
+    fanout: &mut Fanout,
+) -> Result<(), DropReason> {
+    let mut refusal = DropReason::NoDestination;
+    let mut copies = 0u32;
+    for to in gate.fabric.ports(&destinations).iter() {
+        // A port without a guest is no destination of a flood; a guest that is not ready loses nothing.
+        if !ports.get(to).is_some_and(|lanes| lanes.is_receiving()) {
+            continue;
+        }
+        match gate.policy.permit(admitted, to) {
+            Ok(permit) => {
+                fanout.push(&permit, index);
+                copies = copies.wrapping_add(1); // at most MAX_PORTS
+            }
+            Err(reason) => refusal = reason,
+        }
+    }
+    if copies == 0 { Err(refusal) } else { Ok(()) }
 }
 
 /// What the sender asks for, judged against the headers of the frame. Headers that run past the snapshot extend it, once.
