@@ -13,6 +13,13 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// No byte.
+    pub const NONE: Self = Self {
+        region: 0,
+        len: 0,
+        offset: 0,
+    };
+
     /// Length in bytes.
     #[inline]
     #[must_use]
