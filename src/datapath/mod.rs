@@ -10,10 +10,12 @@
 
 mod budget;
 pub mod crank;
+mod cursor;
 mod egress;
 mod fanout;
 pub mod offload;
 mod slot;
+mod slots;
 mod step;
 mod worker;
 

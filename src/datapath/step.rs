@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! collect   chains, checked                          (ring)
-//! judge     the first bytes of each, made private    (slot)
-//!           offload asked for, guard, fabric, gate   (offload, policy, fabric)
+//! take      the first bytes of each, made private    (slot)
+//! judge     offload asked for, guard, fabric, gate   (offload, policy, fabric)
 //! deliver   receiver by receiver                     (fanout, egress)
 //! complete  every head goes back, one notification   (ring)
 //! ```
@@ -15,14 +15,15 @@ use std::sync::Arc;
 
 use super::Gate;
 use super::budget::Credit;
-use super::egress::{Egress, Source};
+use super::egress::Egress;
 use super::fanout::Fanout;
 use super::offload::{Headers, Offload, Sender};
-use super::slot::{Outcome, SNAPSHOT_MAX, Slot, Slots};
+use super::slot::{Framing, SNAPSHOT_MAX, Slot};
+use super::slots::{Slots, Source};
 use super::worker::Visit;
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId, Tally};
-use crate::fabric::{Destinations, Kind, LookupCache};
+use crate::fabric::{Destinations, Ingress, Kind, LookupCache};
 use crate::frame::Frame;
 use crate::policy::Admitted;
 use crate::port::lanes::{Fault, Lanes, TxLane};
@@ -121,7 +122,7 @@ impl Step {
         Visit::Worked(frames)
     }
 
-    /// Snapshot, judge, deliver, complete, count.
+    /// Take, judge, deliver, complete, count.
     fn burst(
         &mut self,
         lanes: &Lanes,
@@ -132,48 +133,36 @@ impl Step {
         cache: &mut LookupCache,
     ) -> u32 {
         self.egress.begin();
+        let memory = lane.ring.memory();
         let sender = Sender {
             features: lane.features,
             mtu: lanes.mtu().unwrap_or(NO_MTU),
         };
-        let memory = lane.ring.memory();
-        let count = self.chains.chains().len();
+        let framing = Framing {
+            header_len: lane.header_len,
+            reads_header: sender.has_offloads(),
+        };
         let source = Source {
             memory: Some(memory),
             chains: &self.chains,
         };
-        let (header_len, reads_header) = (lane.header_len, sender.has_offloads());
-        let mut malformed = 0u64;
-        for (index, slot, chain) in self.slots.of(&self.chains) {
-            let extents = self.chains.extents(chain);
-            slot.take(memory, chain, extents, header_len, reads_header);
-            if slot.outcome != Outcome::Open {
-                malformed = malformed.wrapping_add(chain.fault.is_some().into()); // at most BURST
-                continue;
-            }
-            let judged = if memory.faulted() {
-                Err(DropReason::SenderFault)
-            } else if lane.enabled {
-                judge(
-                    slot,
-                    index,
-                    source,
-                    sender,
-                    lanes.id(),
-                    ports,
-                    gate,
-                    now,
-                    cache,
-                    &mut self.fanout,
-                )
-            } else {
-                Err(DropReason::RingDisabled)
-            };
-            if let Err(reason) = judged {
-                slot.refused(reason);
-            }
-        }
+        let malformed = self.slots.take(memory, &self.chains, framing);
         lanes.counters().events.malformed_chains.add(malformed);
+        if memory.faulted() {
+            self.slots.refuse_all(DropReason::SenderFault);
+        } else if !lane.enabled {
+            self.slots.refuse_all(DropReason::RingDisabled);
+        }
+        let mut court = Court {
+            source,
+            sender,
+            framing,
+            from: lanes.id(),
+            ports,
+            gate,
+            ingress: gate.fabric.ingress(now, cache),
+        };
+        court.sit(&mut self.slots, &mut self.fanout);
         deliver(
             &mut self.egress,
             &mut self.fanout,
@@ -184,9 +173,9 @@ impl Step {
         );
         lane.ring.complete(&self.chains);
         // Before anybody is told, so that whoever has a frame finds it in the books.
-        self.count(lanes, count);
+        self.count(lanes);
         self.egress.publish(ports);
-        u32::try_from(count).unwrap_or(u32::MAX)
+        u32::try_from(self.chains.chains().len()).unwrap_or(u32::MAX)
     }
 
     /// Sends a RARP frame of `mac` as if the guest had (vhost-user: SEND_RARP), so that switches learn where it is.
@@ -200,34 +189,28 @@ impl Step {
     ) {
         self.chains.clear();
         self.egress.begin();
-        let Some(slot) = self.slots.get_mut(0) else {
-            return;
-        };
-        slot.put(&rarp(mac));
+        self.slots.put(&rarp(mac));
         let source = Source {
             memory: None,
             chains: &self.chains,
         };
-        let sender = Sender {
-            features: 0,
-            mtu: NO_MTU,
-        };
         let mut cache = LookupCache::default();
-        let judged = judge(
-            slot,
-            0,
+        let mut court = Court {
             source,
-            sender,
-            lanes.id(),
+            sender: Sender {
+                features: 0,
+                mtu: NO_MTU,
+            },
+            framing: Framing {
+                header_len: 0,
+                reads_header: false,
+            },
+            from: lanes.id(),
             ports,
             gate,
-            now,
-            &mut cache,
-            &mut self.fanout,
-        );
-        if let Err(reason) = judged {
-            slot.refused(reason);
-        }
+            ingress: gate.fabric.ingress(now, &mut cache),
+        };
+        court.sit(&mut self.slots, &mut self.fanout);
         deliver(
             &mut self.egress,
             &mut self.fanout,
@@ -236,7 +219,7 @@ impl Step {
             ports,
             gate,
         );
-        self.count(lanes, 1);
+        self.count(lanes);
         self.egress.publish(ports);
     }
 
@@ -268,116 +251,118 @@ impl Step {
         self.chains.clear();
     }
 
-    /// Puts the outcome of the first `count` slots into the port's books.
-    fn count(&mut self, lanes: &Lanes, count: usize) {
-        let (mut frames, mut bytes) = (0u32, 0u64);
-        let (mut passed, mut passed_bytes) = (0u32, 0u64);
-        for slot in self.slots.first(count) {
-            // At most BURST frames of FRAME_MAX bytes.
-            frames = frames.wrapping_add(1);
-            bytes = bytes.wrapping_add(slot.len.into());
-            match slot.outcome {
-                Outcome::Forwarded => {
-                    passed = passed.wrapping_add(1);
-                    passed_bytes = passed_bytes.wrapping_add(slot.len.into());
-                }
-                Outcome::Dropped(reason) => self.tally.lose(reason),
-                // A frame that was judged and offered to nobody: every way out above gives an outcome.
-                Outcome::Open => self.tally.lose(DropReason::NoDestination),
-            }
-        }
-        self.tally.enter_all(frames, bytes);
-        self.tally.pass_all(passed, passed_bytes);
+    /// Puts the outcome of the burst into the port's books.
+    fn count(&mut self, lanes: &Lanes) {
+        self.slots.count(&mut self.tally);
         lanes.counters().add_ingress(&mut self.tally);
     }
 }
 
-/// Judges one frame and notes where it goes.
-#[allow(clippy::too_many_arguments)]
-#[inline(always)]
-fn judge(
-    slot: &mut Slot,
-    index: u8,
-    source: Source<'_>,
+/// What the frames of one burst are judged by.
+struct Court<'a> {
+    source: Source<'a>,
     sender: Sender,
+    framing: Framing,
     from: PortId,
-    ports: &[Arc<Lanes>],
-    gate: &Gate,
-    now: Tick,
-    cache: &mut LookupCache,
-    fanout: &mut Fanout,
-) -> Result<(), DropReason> {
-    match Offload::judge_plain(&slot.sent, slot.len, sender) {
-        Some(judged) => judged?,
-        None => slot.offload = asked_for(slot, index, source, sender)?,
-    }
-    let frame = Frame::parse(slot.snapshot(), slot.len)?;
-    let tagged = frame.tag().is_some();
-    let admitted = gate.policy.admit(from, frame)?;
-    let destinations = gate.fabric.forward(&admitted, now, cache);
-    match destinations.kind() {
-        Kind::Drop(reason) => return Err(reason),
-        Kind::Port(to) => fanout.push(&gate.policy.permit(&admitted, to)?, index),
-        Kind::Flood => flood(&admitted, destinations, index, ports, gate, fanout)?,
-    }
-    slot.vid = destinations.vid();
-    slot.tagged = tagged;
-    Ok(())
+    ports: &'a [Arc<Lanes>],
+    gate: &'a Gate,
+    ingress: Ingress<'a>,
 }
 
-/// Notes all receivers of a frame that goes to many.
-#[inline(never)]
-fn flood(
-    admitted: &Admitted<'_>,
-    destinations: Destinations,
-    index: u8,
-    ports: &[Arc<Lanes>],
-    gate: &Gate,
-    fanout: &mut Fanout,
-) -> Result<(), DropReason> {
-    let mut refusal = DropReason::NoDestination;
-    let mut copies = 0u32;
-    for to in gate.fabric.ports(&destinations).iter() {
-        // A port without a guest is no destination of a flood; a guest that is not ready loses nothing.
-        if !ports
-            .get(to.index())
-            .is_some_and(|lanes| lanes.is_receiving())
-        {
-            continue;
-        }
-        match gate.policy.permit(admitted, to) {
-            Ok(permit) => {
-                fanout.push(&permit, index);
-                copies = copies.wrapping_add(1); // at most MAX_PORTS
+impl Court<'_> {
+    /// Judges all frames of a burst and notes where they go.
+    fn sit(&mut self, slots: &mut Slots, fanout: &mut Fanout) {
+        for index in slots.open() {
+            if let Err(reason) = self.judge(slots, index, fanout) {
+                slots.refuse(index, reason);
             }
-            Err(reason) => refusal = reason,
         }
     }
-    if copies == 0 { Err(refusal) } else { Ok(()) }
-}
 
-/// What the sender asks for, judged against the headers of the frame. Headers that run past the snapshot extend it, once.
-#[inline(never)]
-fn asked_for(
-    slot: &mut Slot,
-    index: u8,
-    source: Source<'_>,
-    sender: Sender,
-) -> Result<Offload, DropReason> {
-    let first = judge_offload(slot, sender);
-    match (first, source.memory) {
-        (Err(DropReason::HeadersTooLong), Some(memory)) if slot.can_extend() => {
-            slot.extend(memory, source.extents(index), SNAPSHOT_MAX);
-            judge_offload(slot, sender)
+    /// Judges one frame and notes where it goes.
+    #[inline(always)]
+    fn judge(
+        &mut self,
+        slots: &mut Slots,
+        index: u8,
+        fanout: &mut Fanout,
+    ) -> Result<(), DropReason> {
+        let slot = slots.get_mut(index).ok_or(DropReason::NoDestination)?;
+        let mut is_special = false;
+        match Offload::judge_plain(&slot.sent(self.framing), slot.len, self.sender) {
+            Some(judged) => judged?,
+            None => {
+                slot.offload = self.asked_for(slot, index)?;
+                is_special = true;
+            }
         }
-        _ => first,
+        let frame = Frame::parse(slot.snapshot(), slot.len)?;
+        let tagged = frame.tag().is_some();
+        let admitted = self.gate.policy.admit(self.from, frame)?;
+        let destinations = self.ingress.forward(&admitted);
+        match destinations.kind() {
+            Kind::Drop(reason) => return Err(reason),
+            Kind::Port(to) => fanout.push(&self.gate.policy.permit(&admitted, to)?, index),
+            Kind::Flood => self.flood(&admitted, destinations, index, fanout)?,
+        }
+        slot.vid = destinations.vid();
+        slot.tagged = tagged;
+        if tagged || is_special {
+            slots.mark_special(index);
+        }
+        Ok(())
     }
-}
 
-fn judge_offload(slot: &Slot, sender: Sender) -> Result<Offload, DropReason> {
-    Offload::judge(&slot.sent, slot.len, sender, || {
-        Headers::of(&Frame::parse(slot.snapshot(), slot.len)?)
-    })
+    /// Notes all receivers of a frame that goes to many.
+    #[inline(never)]
+    fn flood(
+        &self,
+        admitted: &Admitted<'_>,
+        destinations: Destinations,
+        index: u8,
+        fanout: &mut Fanout,
+    ) -> Result<(), DropReason> {
+        let mut refusal = DropReason::NoDestination;
+        let mut copies = 0u32;
+        for to in self.gate.fabric.ports(&destinations).iter() {
+            // A port without a guest is no destination of a flood; a guest that is not ready loses nothing.
+            if !self
+                .ports
+                .get(to.index())
+                .is_some_and(|lanes| lanes.is_receiving())
+            {
+                continue;
+            }
+            match self.gate.policy.permit(admitted, to) {
+                Ok(permit) => {
+                    fanout.push(&permit, index);
+                    copies = copies.wrapping_add(1); // at most MAX_PORTS
+                }
+                Err(reason) => refusal = reason,
+            }
+        }
+        if copies == 0 { Err(refusal) } else { Ok(()) }
+    }
+
+    /// What the sender asks for, judged against the headers of the frame. Headers that run past the snapshot extend it,
+    /// once.
+    #[inline(never)]
+    fn asked_for(&self, slot: &mut Slot, index: u8) -> Result<Offload, DropReason> {
+        let first = self.judge_offload(slot);
+        match (first, self.source.memory) {
+            (Err(DropReason::HeadersTooLong), Some(memory)) if slot.can_extend() => {
+                slot.extend(memory, self.source.extents(index), SNAPSHOT_MAX);
+                self.judge_offload(slot)
+            }
+            _ => first,
+        }
+    }
+
+    fn judge_offload(&self, slot: &Slot) -> Result<Offload, DropReason> {
+        Offload::judge(&slot.sent(self.framing), slot.len, self.sender, || {
+            Headers::of(&Frame::parse(slot.snapshot(), slot.len)?)
+        })
+    }
 }
 
 /// Hands the sorted burst to the receivers.

@@ -34,6 +34,13 @@ impl Extent {
         self.len == 0
     }
 
+    /// The region that it lies in.
+    #[inline]
+    #[must_use]
+    pub fn hint(self) -> RegionHint {
+        RegionHint(self.region)
+    }
+
     /// What is left after the first `bytes`; empty when there are not so many.
     #[inline]
     #[must_use]

@@ -184,7 +184,7 @@ impl Chain {
     #[inline(always)]
     #[must_use]
     pub fn whole(&self) -> Option<Extent> {
-        (self.only.len() != 0).then_some(self.only)
+        (!self.only.is_empty()).then_some(self.only)
     }
 }
 

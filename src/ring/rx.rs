@@ -81,6 +81,13 @@ pub struct Reserved {
 }
 
 impl Reserved {
+    /// No room at all.
+    pub const NONE: Self = Self {
+        buffers: 0,
+        only: Extent::NONE,
+        range: Range::NONE,
+    };
+
     /// One buffer, which takes the whole frame.
     const fn plain(only: Extent) -> Self {
         Self {
@@ -230,13 +237,16 @@ impl RxRing {
         }
     }
 
-    /// The common case, for many frames in a row: each takes the next chain, which was copied ahead and is one direct
-    /// descriptor, large enough, in the region of the last.
+    /// The common case, for many frames in a row: each takes the next chain, which is one direct descriptor, large
+    /// enough, in the region of the last. It goes as far as chains were copied ahead; a new one goes on from there.
     #[inline(always)]
     pub fn run(&mut self) -> Run<'_> {
         let popped = self.cursor.popped;
         let offered = self.avail.wrapping_sub(popped);
         let allowed = u16::try_from(self.allowance).unwrap_or(u16::MAX);
+        if offered != 0 {
+            self.ahead.cover(&self.rings, popped, offered);
+        }
         let (heads, firsts) = self.ahead.entries(popped, offered.min(allowed));
         let in_flight = usize::from(self.cursor.in_flight());
         Run {
