@@ -15,7 +15,7 @@ use portcullis::clock::Tick;
 use portcullis::counters::PortId;
 use portcullis::fabric::{Fabric, Fdb, FdbLimits, Kind, LookupCache, PortRow};
 use portcullis::frame::{Frame, Mac, Vid};
-use portcullis::policy::Policy;
+use portcullis::policy::{Context, Desk, Policy, Weight};
 
 const PORTS: u16 = 64;
 const SNAPSHOT: usize = 128;
@@ -39,6 +39,8 @@ struct Switch {
     policy: Policy,
     fabric: Fabric,
     caches: Vec<LookupCache>,
+    context: Context,
+    desk: Desk,
     entries: usize,
 }
 
@@ -57,9 +59,11 @@ impl Switch {
         }
         let rows = vec![PortRow::default(); PORTS.into()];
         Self {
-            policy: Policy::new(1, (0..usize::from(PORTS)).map(port)),
+            policy: Policy::open(1, (0..usize::from(PORTS)).map(port)),
             fabric: Fabric::new(&rows, Arc::new(fdb)),
             caches: vec![LookupCache::default(); PORTS.into()],
+            context: Context::default(),
+            desk: Desk::default(),
             entries,
         }
     }
@@ -74,13 +78,20 @@ impl Switch {
         let Ok(frame) = Frame::parse(snapshot, 1500) else {
             return 0;
         };
-        let Ok(admitted) = self.policy.admit(source, frame) else {
+        let mut judge = self
+            .policy
+            .judge(source, &mut self.context, &mut self.desk, now);
+        let weight = Weight {
+            frames: 1,
+            bytes: 1500,
+        };
+        let Ok(admitted) = judge.admit(frame, weight) else {
             return 0;
         };
         let destinations = self.fabric.forward(&admitted, now, cache);
         match destinations.kind() {
             Kind::Drop(_) => 0,
-            Kind::Port(to) => u32::from(self.policy.permit(&admitted, to).is_ok()),
+            Kind::Port(to) => u32::from(judge.permit(&admitted, to).is_ok()),
             Kind::Flood => self
                 .fabric
                 .ports(&destinations)

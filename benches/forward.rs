@@ -9,7 +9,11 @@
 //! cargo bench --bench forward            # medians of several rounds
 //! cargo bench --bench forward -- --test  # each case once
 //! cargo bench --bench forward -- "64 B"  # the cases with exactly that name
+//! cargo bench --bench forward -- "64 B" --rounds=1000  # so many rounds of 128 frames, once: see below
 //! ```
+//!
+//! Instructions repeat where cycles do not: run the executable with two numbers of rounds under `valgrind
+//! --tool=callgrind --toggle-collect='*Crank*turn*'`; the difference over the difference of the frames is what one costs.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -181,7 +185,15 @@ fn main() {
         .skip(1)
         .filter(|argument| !argument.starts_with("--"))
         .collect();
-    let (rounds, passes) = if once { (4, 1) } else { (2_000, 21) };
+    let counted = std::env::args().find_map(|argument| {
+        let rounds = argument.strip_prefix("--rounds=")?;
+        rounds.parse::<u32>().ok()
+    });
+    let (rounds, passes) = match counted {
+        Some(rounds) => (rounds, 1),
+        None if once => (4, 1),
+        None => (2_000, 21),
+    };
     let clock = Clock::new();
     let case = |name, frame, burst, ports, spread, addresses| Case {
         name,

@@ -180,7 +180,7 @@ pub(crate) fn switch(ports: u16, fdb: Arc<Fdb>) -> (Vec<Arc<Lanes>>, Gate) {
         .collect();
     let rows = vec![PortRow::default(); usize::from(ports)];
     let gate = Gate {
-        policy: Policy::new(1, lanes.iter().map(|lanes| lanes.id())),
+        policy: Policy::open(1, lanes.iter().map(|lanes| lanes.id())),
         fabric: Fabric::new(&rows, fdb),
     };
     (lanes, gate)

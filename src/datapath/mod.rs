@@ -9,12 +9,15 @@
 //! - no allocation after start.
 
 mod budget;
+mod court;
 pub mod crank;
+mod cursor;
 mod egress;
 mod fanout;
 mod generation;
 pub mod offload;
 mod slot;
+mod slots;
 mod step;
 mod worker;
 

@@ -1,28 +1,31 @@
-//! One frame of a burst, from its snapshot to its outcome.
+//! One frame of a burst: its snapshot, and what was found out about it.
 //!
 //! The *snapshot* is the private copy of the first bytes of a frame: 128, or 256 when headers run on. It is
 //! made once, and everything that judges a frame reads only it; what is delivered is the snapshot's bytes and then
 //! the rest straight from the sender's buffers. So the bytes that were judged are the bytes that arrive, whatever the
 //! guest does to its memory meanwhile.
 
+use std::mem::offset_of;
+
+use super::cursor::Cursor;
 use super::offload::Offload;
 use crate::counters::DropReason;
 use crate::frame::{Frame, Vid, vlan};
-use crate::memory::{Extent, GuestMemory};
+use crate::memory::{Extent, GuestMemory, Near};
+use crate::ring::Chain;
 use crate::ring::vnet::VnetHeader;
-use crate::ring::{BURST, Chain, ChainBurst};
 
 /// Bytes of a frame that are copied before it is judged.
 pub(crate) const SNAPSHOT: usize = 128;
 /// Bytes that are copied when headers run on: 14 + 8 (two tags) + 40 (IPv6) + 128 (extension headers) + 60 (TCP) = 250.
 pub(crate) const SNAPSHOT_MAX: usize = 256;
+/// Bytes that are copied of a DHCP packet that leases are learned from: its options lie behind 282 bytes of headers, and
+/// answers are of 576 bytes (RFC 2131, section 2), or a little more.
+pub(crate) const LONG_MAX: usize = 1024;
 /// Largest virtio-net header (VIRTIO 1.2, 5.1.6).
 pub(crate) const HEADER_MAX: usize = 12;
 /// Largest frame, without the virtio-net header: VIRTIO 1.2, 5.1.6.3.1 asks receivers for 65,550 bytes with the Ethernet header; a tag comes on top.
 pub(crate) const FRAME_MAX: u32 = 65_554;
-/// Slots of a burst, as their numbers count them.
-const BURST_8: u8 = 64;
-const _: () = assert!(BURST_8 as usize == BURST);
 const TAG: u32 = 4;
 const _: () = assert!(vlan::TAG == 4);
 /// Smallest frame: an Ethernet header.
@@ -40,200 +43,137 @@ fn short(len: usize) -> u16 {
     u16::try_from(len).unwrap_or(u16::MAX)
 }
 
-/// Reads the bytes of a chain in order.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Cursor {
-    extent: u16,
-    skip: u32,
-}
-
-impl Cursor {
-    /// Reads the next bytes into `into`; returns how many there were.
-    pub(crate) fn read(
-        &mut self,
-        memory: &GuestMemory,
-        extents: &[Extent],
-        into: &mut [u8],
-    ) -> usize {
-        let mut done = 0;
-        while let Some(extent) = extents.get(usize::from(self.extent)) {
-            let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) else {
-                break;
-            };
-            let part = extent
-                .skip(self.skip)
-                .take(u32::try_from(rest.len()).unwrap_or(u32::MAX));
-            let len = part.len() as usize;
-            if let Some(rest) = rest.get_mut(..len) {
-                memory.read(part, rest);
-            }
-            done += len;
-            self.skip += part.len();
-            if self.skip >= extent.len() {
-                self.extent += 1;
-                self.skip = 0;
-            }
-        }
-        done
-    }
-
-    /// The next `len` bytes, if they lie in one place.
-    #[inline(always)]
-    pub(crate) fn in_one(self, extents: &[Extent], len: u32) -> Option<Extent> {
-        let rest = extents.get(usize::from(self.extent))?.skip(self.skip);
-        (rest.len() >= len).then(|| rest.take(len))
-    }
-
-    /// The places that are left, in order.
-    pub(crate) fn rest(self, extents: &[Extent]) -> impl Iterator<Item = Extent> {
-        let mut skip = self.skip;
-        extents
-            .get(usize::from(self.extent)..)
-            .unwrap_or_default()
-            .iter()
-            .map(move |extent| {
-                let extent = extent.skip(skip);
-                skip = 0;
-                extent
-            })
-    }
-}
-
-/// What has become of a frame so far.
+/// The form of a sender's virtio-net headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// On its way; nobody has it yet.
-    Open,
-    /// At least one receiver has it.
-    Forwarded,
-    /// Nobody has it, and this is why (the first reason, if there were several).
-    Dropped(DropReason),
+pub(crate) struct Framing {
+    /// Bytes of the header.
+    pub(crate) header_len: usize,
+    /// Whether the guest may ask for offloads at all; if not, its headers are not even looked at.
+    pub(crate) reads_header: bool,
 }
 
-/// One frame of a burst.
+/// One frame of a burst. A cache line of what is known of it and the virtio-net header, then the snapshot.
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Slot {
-    /// Room for a virtio-net header, then the snapshot: one contiguous piece for the receiver.
-    head: [u8; HEADER_MAX + SNAPSHOT_MAX],
-    have: u16,
-    /// Bytes of the frame.
-    pub(crate) len: u32,
-    /// The sender's virtio-net header, as it was read.
-    pub(crate) sent: VnetHeader,
     /// What is left to do to the frame.
     pub(crate) offload: Offload,
+    /// Spreads flows over the queues of a receiver.
+    flow: Option<u32>,
+    tail: Cursor,
+    /// Bytes of the frame.
+    pub(crate) len: u32,
+    have: u16,
     /// The segment that it belongs to.
     pub(crate) vid: Vid,
     /// Whether it carries a tag.
     pub(crate) tagged: bool,
-    /// Spreads flows over the queues of a receiver.
-    flow: Option<u32>,
-    pub(crate) outcome: Outcome,
-    tail: Cursor,
+    /// Room for a virtio-net header, then the snapshot: one contiguous piece for the receiver. The header is the
+    /// sender's until the frame was judged, then each receiver's in turn.
+    head: [u8; HEADER_MAX + LONG_MAX],
 }
 
+const _: () =
+    assert!(offset_of!(Slot, head) <= 64 - HEADER_MAX && size_of::<Slot>() <= LONG_MAX + 128);
+
 impl Slot {
-    fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
-            head: [0; HEADER_MAX + SNAPSHOT_MAX],
-            have: 0,
-            len: 0,
-            sent: VnetHeader::default(),
             offload: Offload::None,
+            flow: None,
+            tail: Cursor::default(),
+            len: 0,
+            have: 0,
             vid: Vid::DEFAULT,
             tagged: false,
-            flow: None,
-            outcome: Outcome::Open,
-            tail: Cursor::default(),
+            head: [0; HEADER_MAX + LONG_MAX],
         }
     }
 
-    /// Takes the snapshot of a chain. `reads_header`: whether the guest may ask for offloads at all; if
-    /// not, its virtio-net header is not even looked at.
+    /// Takes the snapshot of a chain of one buffer, so that what is wanted of it lies in one piece, as it will here.
+    /// False, and nothing was taken, when anything is out of the ordinary.
     #[inline(always)]
+    pub(crate) fn take_whole(&mut self, memory: Near<'_>, chain: &Chain, framing: Framing) -> bool {
+        let header = bytes_of(framing.header_len);
+        let len = chain.len.wrapping_sub(header);
+        let (Some(whole), FRAME_MIN..=FRAME_MAX) = (chain.whole(), len) else {
+            return false;
+        };
+        let want = len.min(bytes_of(SNAPSHOT));
+        let skip = if framing.reads_header { 0 } else { header };
+        let start = HEADER_MAX.saturating_sub(header.saturating_sub(skip) as usize);
+        let Some(room) = self.head.get_mut(start..HEADER_MAX + want as usize) else {
+            return false;
+        };
+        memory.read(whole.skip(skip), room);
+        self.begin(
+            len,
+            short(want as usize),
+            Cursor::in_first(header.saturating_add(want)),
+        );
+        true
+    }
+
+    /// Takes the snapshot of any chain.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::MalformedChain`], [`DropReason::Runt`], [`DropReason::Oversize`].
+    #[inline(never)]
     pub(crate) fn take(
         &mut self,
         memory: &GuestMemory,
         chain: &Chain,
         extents: &[Extent],
-        header_len: usize,
-        reads_header: bool,
-    ) {
-        self.have = 0;
-        self.len = 0;
-        self.offload = Offload::None;
-        self.sent = VnetHeader::default();
-        self.outcome = Outcome::Open;
-        self.flow = None;
+        framing: Framing,
+    ) -> Result<(), DropReason> {
+        self.begin(0, 0, Cursor::default());
         if chain.fault.is_some() {
-            self.outcome = Outcome::Dropped(DropReason::MalformedChain);
-            return;
+            return Err(DropReason::MalformedChain);
         }
-        let header_bytes = bytes_of(header_len);
-        if chain.len < header_bytes.saturating_add(FRAME_MIN) {
-            self.outcome = Outcome::Dropped(DropReason::Runt);
-            return;
-        }
-        let len = chain.len.wrapping_sub(header_bytes); // chain.len is more
-        if len > FRAME_MAX {
-            self.outcome = Outcome::Dropped(DropReason::Oversize);
-            return;
-        }
-        self.len = len;
-        match extents {
-            [only] if only.len() == chain.len => {
-                self.take_single(memory, *only, header_bytes, reads_header);
-            }
-            _ => self.take_pieces(memory, extents, header_bytes, reads_header),
-        }
-    }
-
-    /// The fast path: the chain is one buffer of `header` and `self.len` bytes, so that what is wanted of it lies in
-    /// one piece, as it will here.
-    #[inline(always)]
-    fn take_single(&mut self, memory: &GuestMemory, only: Extent, header: u32, reads_header: bool) {
-        let want = self.len.min(bytes_of(SNAPSHOT));
-        let skip = if reads_header { 0 } else { header };
-        let start = HEADER_MAX.saturating_sub(header.saturating_sub(skip) as usize);
-        if let Some(room) = self.head.get_mut(start..HEADER_MAX + want as usize) {
-            memory.read(only.skip(skip), room);
-            if reads_header && let Some(sent) = room.first_chunk() {
-                self.sent = VnetHeader::parse(sent);
-            }
-            self.have = short(want as usize);
-        }
-        self.tail = Cursor {
-            extent: 0,
-            skip: header.saturating_add(want),
+        let header = bytes_of(framing.header_len);
+        let len = match chain.len.checked_sub(header) {
+            Some(len @ FRAME_MIN..=FRAME_MAX) => len,
+            Some(len) if len > FRAME_MAX => return Err(DropReason::Oversize),
+            _ => return Err(DropReason::Runt),
         };
-    }
-
-    #[inline(never)]
-    fn take_pieces(
-        &mut self,
-        memory: &GuestMemory,
-        extents: &[Extent],
-        header: u32,
-        reads_header: bool,
-    ) {
-        self.tail = if reads_header {
-            let mut cursor = Cursor::default();
-            let mut bytes = [0u8; HEADER_MAX];
-            if let Some(bytes) = bytes.get_mut(..header as usize) {
-                cursor.read(memory, extents, bytes);
-            }
-            let [first @ .., _, _] = &bytes;
-            self.sent = VnetHeader::parse(first);
-            cursor
-        } else {
-            Cursor::after(extents, header)
-        };
+        let mut cursor = Cursor::after(extents, header);
+        if framing.reads_header
+            && let Some(room) = self.header_mut(framing.header_len)
+        {
+            cursor = Cursor::default();
+            cursor.read(memory, extents, room);
+        }
+        self.begin(len, 0, cursor);
         self.extend(memory, extents, SNAPSHOT);
+        Ok(())
+    }
+
+    /// A frame of `len` bytes of which `have` are here and `tail` is the rest, and nothing is known.
+    #[inline(always)]
+    fn begin(&mut self, len: u32, have: u16, tail: Cursor) {
+        self.offload = Offload::None;
+        self.flow = None;
+        self.tail = tail;
+        self.len = len;
+        self.have = have;
+    }
+
+    /// The sender's virtio-net header, as it was read: until the frame was judged.
+    #[inline(always)]
+    pub(crate) fn sent(&self, framing: Framing) -> VnetHeader {
+        let sent = self
+            .head
+            .get(HEADER_MAX.saturating_sub(framing.header_len)..);
+        match sent.and_then(|sent| sent.first_chunk()) {
+            Some(sent) if framing.reads_header => VnetHeader::parse(sent),
+            _ => VnetHeader::default(),
+        }
     }
 
     /// Makes the snapshot `want` bytes long, or as long as the frame.
     pub(crate) fn extend(&mut self, memory: &GuestMemory, extents: &[Extent], want: usize) {
-        let want = want.min(SNAPSHOT_MAX).min(self.len as usize);
+        let want = want.min(LONG_MAX).min(self.len as usize);
         let have = usize::from(self.have);
         if let Some(room) = self.head.get_mut(HEADER_MAX + have..HEADER_MAX + want) {
             let read = self.tail.read(memory, extents, room);
@@ -280,30 +220,34 @@ impl Slot {
         self.tail
     }
 
-    /// Puts a virtio-net header of `len` bytes for a frame that needs nothing and fills `buffers` chains in front of
-    /// the snapshot.
+    /// Puts a virtio-net header of `len` bytes for a frame that needs nothing and fills one chain in front of the
+    /// snapshot.
     #[inline(always)]
-    pub(crate) fn set_plain_header(&mut self, buffers: u16, len: usize) {
+    pub(crate) fn set_plain_header(&mut self, len: usize) {
+        const PLAIN: [u8; HEADER_MAX] = VnetHeader::PLAIN.with_buffers(1).encode();
         if len == HEADER_MAX
             && let Some(room) = self.head.first_chunk_mut::<HEADER_MAX>()
         {
-            // All zero, and `num_buffers` at the end: two stores.
-            let [n0, n1] = buffers.to_le_bytes();
-            *room = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n0, n1];
+            *room = PLAIN; // two stores
         } else {
-            self.set_header(&[0; HEADER_MAX], len);
+            self.set_header(&PLAIN, len);
         }
     }
 
     /// Puts the first `len` bytes of a receiver's virtio-net header in front of the snapshot.
     #[inline]
     pub(crate) fn set_header(&mut self, header: &[u8; HEADER_MAX], len: usize) {
-        let start = HEADER_MAX.saturating_sub(len);
-        if let Some(room) = self.head.get_mut(start..HEADER_MAX)
+        if let Some(room) = self.header_mut(len)
             && let Some(header) = header.get(..room.len())
         {
             room.copy_from_slice(header);
         }
+    }
+
+    #[inline(always)]
+    fn header_mut(&mut self, len: usize) -> Option<&mut [u8]> {
+        let start = HEADER_MAX.saturating_sub(len);
+        self.head.get_mut(start..HEADER_MAX)
     }
 
     /// The `len` bytes of virtio-net header that were set last, then the snapshot, in one piece.
@@ -343,67 +287,5 @@ impl Slot {
         let flow = Frame::parse(self.snapshot(), self.len).map_or(0, |frame| frame.flow_hash(seed));
         self.flow = Some(flow);
         flow
-    }
-
-    /// One receiver has the frame.
-    #[inline]
-    pub(crate) fn delivered(&mut self) {
-        self.outcome = Outcome::Forwarded;
-    }
-
-    /// One receiver will not have the frame.
-    #[inline]
-    pub(crate) fn refused(&mut self, reason: DropReason) {
-        if self.outcome == Outcome::Open {
-            self.outcome = Outcome::Dropped(reason);
-        }
-    }
-}
-
-impl Cursor {
-    /// Stands behind the first `skip` bytes.
-    fn after(extents: &[Extent], mut skip: u32) -> Self {
-        let mut at = 0u16;
-        for extent in extents {
-            if skip < extent.len() {
-                break;
-            }
-            skip -= extent.len();
-            at += 1;
-        }
-        Self { extent: at, skip }
-    }
-}
-
-/// The slots of a burst, one for each chain.
-#[derive(Debug)]
-pub(crate) struct Slots(Box<[Slot; BURST]>);
-
-impl Slots {
-    pub(crate) fn new() -> Self {
-        Self(Box::new(std::array::from_fn(|_| Slot::empty())))
-    }
-
-    /// The slots of the chains that were collected, numbered, each with its chain.
-    #[inline]
-    pub(crate) fn of<'a>(
-        &'a mut self,
-        chains: &'a ChainBurst,
-    ) -> impl Iterator<Item = (u8, &'a mut Slot, &'a Chain)> {
-        (0..BURST_8)
-            .zip(self.0.iter_mut().zip(chains.chains()))
-            .map(|(index, (slot, chain))| (index, slot, chain))
-    }
-
-    /// Slot `index`.
-    #[inline]
-    pub(crate) fn get_mut(&mut self, index: u8) -> Option<&mut Slot> {
-        self.0.get_mut(usize::from(index))
-    }
-
-    /// The first slots.
-    #[inline]
-    pub(crate) fn first(&self, count: usize) -> &[Slot] {
-        self.0.get(..count).unwrap_or_default()
     }
 }

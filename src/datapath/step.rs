@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! collect   chains, checked                          (ring)
-//! judge     the first bytes of each, made private    (slot)
-//!           offload asked for, guard, fabric, gate   (offload, policy, fabric)
+//! take      the first bytes of each, made private    (slot)
+//! judge     offload asked for, guard, fabric, gate   (offload, policy, fabric)
 //! deliver   receiver by receiver                     (fanout, egress)
 //! complete  every head goes back, one notification   (ring)
 //! ```
@@ -13,22 +13,43 @@
 
 use super::Gate;
 use super::budget::Credit;
-use super::egress::{Egress, Source};
-use super::fanout::Fanout;
+use super::court::Court;
+use super::egress::Egress;
+use super::fanout::{Fanout, Frames};
 use super::generation::Ports;
-use super::offload::{Headers, Offload, Sender};
-use super::slot::{Outcome, SNAPSHOT_MAX, Slot, Slots};
+use super::offload::Sender;
+use super::slot::Framing;
+use super::slots::{Slots, Source};
 use super::worker::Visit;
 use crate::clock::Tick;
-use crate::counters::{DropReason, PortId, Tally};
-use crate::fabric::{Destinations, Kind, LookupCache};
-use crate::frame::Frame;
-use crate::policy::Admitted;
+use crate::counters::{DropReason, Tally};
+use crate::fabric::LookupCache;
+use crate::policy::{Context, Desk};
 use crate::port::lanes::{Fault, Lanes, TxLane};
 use crate::ring::ChainBurst;
 
 /// The longest IP packet of a port that was told no MTU.
 const NO_MTU: u16 = u16::MAX;
+
+/// What is kept of one source port from burst to burst.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// Where its stations and those that it speaks to were found last.
+    pub(crate) stations: LookupCache,
+    /// What was judged of its flows.
+    pub(crate) flows: Context,
+    /// Under which generation of ports and gate the stations were found.
+    generation: u64,
+}
+
+impl Memory {
+    /// Forgets the stations that were found under another generation.
+    pub(crate) fn renew(&mut self, generation: u64) {
+        if std::mem::replace(&mut self.generation, generation) != generation {
+            self.stations = LookupCache::default();
+        }
+    }
+}
 
 /// The scratch of a worker, and the stages.
 pub(crate) struct Step {
@@ -37,6 +58,8 @@ pub(crate) struct Step {
     fanout: Fanout,
     egress: Egress,
     tally: Tally,
+    /// The worker's place before the gate.
+    desk: Desk,
 }
 
 impl Step {
@@ -47,6 +70,7 @@ impl Step {
             fanout: Fanout::new(),
             egress: Egress::new(),
             tally: Tally::new(),
+            desk: Desk::default(),
         }
     }
 
@@ -61,7 +85,7 @@ impl Step {
         gate: &Gate,
         now: Tick,
         credit: &mut Credit,
-        cache: &mut LookupCache,
+        kept: &mut Memory,
         greeted: &mut bool,
     ) -> Visit {
         let Some(mut slot) = lanes.tx(pair) else {
@@ -98,7 +122,7 @@ impl Step {
                 return Visit::Gone;
             }
         }
-        let frames = self.burst(lanes, lane, ports, gate, now, cache);
+        let frames = self.burst(lanes, lane, ports, gate, now, kept);
         let bytes = u64::from(before.bytes.saturating_sub(budget.bytes));
         let (cost_frames, cost_bytes) = self.egress.cost(frames, bytes);
         let descriptors = before.descriptors.saturating_sub(budget.descriptors);
@@ -120,7 +144,7 @@ impl Step {
         Visit::Worked(frames)
     }
 
-    /// Snapshot, judge, deliver, complete, count.
+    /// Take, judge, deliver, complete, count.
     fn burst(
         &mut self,
         lanes: &Lanes,
@@ -128,51 +152,42 @@ impl Step {
         ports: &Ports,
         gate: &Gate,
         now: Tick,
-        cache: &mut LookupCache,
+        kept: &mut Memory,
     ) -> u32 {
         self.egress.begin();
+        let memory = lane.ring.memory();
         let sender = Sender {
             features: lane.features,
             mtu: lanes.mtu().unwrap_or(NO_MTU),
         };
-        let memory = lane.ring.memory();
-        let count = self.chains.chains().len();
+        let framing = Framing {
+            header_len: lane.header_len,
+            reads_header: sender.has_offloads(),
+        };
         let source = Source {
             memory: Some(memory),
             chains: &self.chains,
         };
-        let (header_len, reads_header) = (lane.header_len, sender.has_offloads());
-        let mut malformed = 0u64;
-        for (index, slot, chain) in self.slots.of(&self.chains) {
-            let extents = self.chains.extents(chain);
-            slot.take(memory, chain, extents, header_len, reads_header);
-            if slot.outcome != Outcome::Open {
-                malformed = malformed.wrapping_add(chain.fault.is_some().into()); // at most BURST
-                continue;
-            }
-            let judged = if memory.faulted() {
-                Err(DropReason::SenderFault)
-            } else if lane.enabled {
-                judge(
-                    slot,
-                    index,
-                    source,
-                    sender,
-                    lanes.id(),
-                    ports,
-                    gate,
-                    now,
-                    cache,
-                    &mut self.fanout,
-                )
-            } else {
-                Err(DropReason::RingDisabled)
-            };
-            if let Err(reason) = judged {
-                slot.refused(reason);
-            }
-        }
+        let malformed = self.slots.take(memory, &self.chains, framing);
         lanes.counters().events.malformed_chains.add(malformed);
+        if memory.faulted() {
+            self.slots.refuse_all(DropReason::SenderFault);
+        } else if !lane.enabled {
+            self.slots.refuse_all(DropReason::RingDisabled);
+        }
+        let mut court = Court {
+            source,
+            sender,
+            framing,
+            ports,
+            gate,
+            ingress: gate.fabric.ingress(now, &mut kept.stations),
+            judge: gate
+                .policy
+                .judge(lanes.id(), &mut kept.flows, &mut self.desk, now),
+        };
+        let answers = court.sit(&mut self.slots, &mut self.fanout);
+        drop(court);
         deliver(
             &mut self.egress,
             &mut self.fanout,
@@ -183,9 +198,25 @@ impl Step {
         );
         lane.ring.complete(&self.chains);
         // Before anybody is told, so that whoever has a frame finds it in the books.
-        self.count(lanes, count);
+        self.count(lanes);
+        if !answers.is_empty() {
+            self.answer(lanes, answers, gate);
+        }
         self.egress.publish(ports);
-        u32::try_from(count).unwrap_or(u32::MAX)
+        u32::try_from(self.chains.chains().len()).unwrap_or(u32::MAX)
+    }
+
+    /// Answers frames that were rejected, to their sender. Their own outcome is counted; their slots are free for the
+    /// answers.
+    #[cold]
+    fn answer(&mut self, lanes: &Lanes, rejected: Frames, gate: &Gate) {
+        let answers = self.slots.turn_round(rejected);
+        let own = Source {
+            memory: None,
+            chains: &self.chains,
+        };
+        self.egress
+            .deliver(own, &mut self.slots, answers, lanes, &gate.fabric);
     }
 
     /// Sends a RARP frame of `mac` as if the guest had (vhost-user: SEND_RARP), so that switches learn where it is.
@@ -199,34 +230,31 @@ impl Step {
     ) {
         self.chains.clear();
         self.egress.begin();
-        let Some(slot) = self.slots.get_mut(0) else {
-            return;
-        };
-        slot.put(&rarp(mac));
+        self.slots.put(&rarp(mac));
         let source = Source {
             memory: None,
             chains: &self.chains,
         };
-        let sender = Sender {
-            features: 0,
-            mtu: NO_MTU,
-        };
-        let mut cache = LookupCache::default();
-        let judged = judge(
-            slot,
-            0,
+        let mut kept = Memory::default();
+        let mut court = Court {
             source,
-            sender,
-            lanes.id(),
+            sender: Sender {
+                features: 0,
+                mtu: NO_MTU,
+            },
+            framing: Framing {
+                header_len: 0,
+                reads_header: false,
+            },
             ports,
             gate,
-            now,
-            &mut cache,
-            &mut self.fanout,
-        );
-        if let Err(reason) = judged {
-            slot.refused(reason);
-        }
+            ingress: gate.fabric.ingress(now, &mut kept.stations),
+            judge: gate
+                .policy
+                .judge(lanes.id(), &mut kept.flows, &mut self.desk, now),
+        };
+        court.sit(&mut self.slots, &mut self.fanout);
+        drop(court);
         deliver(
             &mut self.egress,
             &mut self.fanout,
@@ -235,7 +263,7 @@ impl Step {
             ports,
             gate,
         );
-        self.count(lanes, 1);
+        self.count(lanes);
         self.egress.publish(ports);
     }
 
@@ -267,113 +295,11 @@ impl Step {
         self.chains.clear();
     }
 
-    /// Puts the outcome of the first `count` slots into the port's books.
-    fn count(&mut self, lanes: &Lanes, count: usize) {
-        let (mut frames, mut bytes) = (0u32, 0u64);
-        let (mut passed, mut passed_bytes) = (0u32, 0u64);
-        for slot in self.slots.first(count) {
-            // At most BURST frames of FRAME_MAX bytes.
-            frames = frames.wrapping_add(1);
-            bytes = bytes.wrapping_add(slot.len.into());
-            match slot.outcome {
-                Outcome::Forwarded => {
-                    passed = passed.wrapping_add(1);
-                    passed_bytes = passed_bytes.wrapping_add(slot.len.into());
-                }
-                Outcome::Dropped(reason) => self.tally.lose(reason),
-                // A frame that was judged and offered to nobody: every way out above gives an outcome.
-                Outcome::Open => self.tally.lose(DropReason::NoDestination),
-            }
-        }
-        self.tally.enter_all(frames, bytes);
-        self.tally.pass_all(passed, passed_bytes);
+    /// Puts the outcome of the burst into the port's books.
+    fn count(&mut self, lanes: &Lanes) {
+        self.slots.count(&mut self.tally);
         lanes.counters().add_ingress(&mut self.tally);
     }
-}
-
-/// Judges one frame and notes where it goes.
-#[allow(clippy::too_many_arguments)]
-#[inline(always)]
-fn judge(
-    slot: &mut Slot,
-    index: u8,
-    source: Source<'_>,
-    sender: Sender,
-    from: PortId,
-    ports: &Ports,
-    gate: &Gate,
-    now: Tick,
-    cache: &mut LookupCache,
-    fanout: &mut Fanout,
-) -> Result<(), DropReason> {
-    match Offload::judge_plain(&slot.sent, slot.len, sender) {
-        Some(judged) => judged?,
-        None => slot.offload = asked_for(slot, index, source, sender)?,
-    }
-    let frame = Frame::parse(slot.snapshot(), slot.len)?;
-    let tagged = frame.tag().is_some();
-    let admitted = gate.policy.admit(from, frame)?;
-    let destinations = gate.fabric.forward(&admitted, now, cache);
-    match destinations.kind() {
-        Kind::Drop(reason) => return Err(reason),
-        Kind::Port(to) => fanout.push(&gate.policy.permit(&admitted, to)?, index),
-        Kind::Flood => flood(&admitted, destinations, index, ports, gate, fanout)?,
-    }
-    slot.vid = destinations.vid();
-    slot.tagged = tagged;
-    Ok(())
-}
-
-/// Notes all receivers of a frame that goes to many.
-#[inline(never)]
-fn flood(
-    admitted: &Admitted<'_>,
-    destinations: Destinations,
-    index: u8,
-    ports: &Ports,
-    gate: &Gate,
-    fanout: &mut Fanout,
-) -> Result<(), DropReason> {
-    let mut refusal = DropReason::NoDestination;
-    let mut copies = 0u32;
-    for to in gate.fabric.ports(&destinations).iter() {
-        // A port without a guest is no destination of a flood; a guest that is not ready loses nothing.
-        if !ports.get(to).is_some_and(|lanes| lanes.is_receiving()) {
-            continue;
-        }
-        match gate.policy.permit(admitted, to) {
-            Ok(permit) => {
-                fanout.push(&permit, index);
-                copies = copies.wrapping_add(1); // at most MAX_PORTS
-            }
-            Err(reason) => refusal = reason,
-        }
-    }
-    if copies == 0 { Err(refusal) } else { Ok(()) }
-}
-
-/// What the sender asks for, judged against the headers of the frame. Headers that run past the snapshot extend it, once.
-#[inline(never)]
-fn asked_for(
-    slot: &mut Slot,
-    index: u8,
-    source: Source<'_>,
-    sender: Sender,
-) -> Result<Offload, DropReason> {
-    let first = judge_offload(slot, sender);
-    match (first, source.memory) {
-        (Err(DropReason::HeadersTooLong), Some(memory)) if slot.can_extend() => {
-            slot.extend(memory, source.extents(index), SNAPSHOT_MAX);
-            judge_offload(slot, sender)
-        }
-        _ => first,
-    }
-}
-
-fn judge_offload(slot: &Slot, sender: Sender) -> Result<Offload, DropReason> {
-    Offload::judge(&slot.sent, slot.len, sender, || {
-        Headers::of(&Frame::parse(slot.snapshot(), slot.len)?)
-    })
 }
 
 /// Hands the sorted burst to the receivers.

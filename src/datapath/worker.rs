@@ -30,12 +30,10 @@ use rustix::event::epoll;
 use super::PollMode;
 use super::budget::Credit;
 use super::generation::{Generation, Ports};
-use super::step::Step;
+use super::step::{Memory, Step};
 use crate::clock::{Clock, Tick};
 use crate::counters::{MAX_PORTS, PortId};
-use crate::fabric::LookupCache;
 use crate::memory::Metronome;
-use crate::policy::Context;
 use crate::port::door::{Door, Knock, Note, RingKey};
 use crate::port::lanes::{Fault, MAX_PAIRS};
 
@@ -67,9 +65,6 @@ struct Polled {
     last_work: u64,
     /// Whether its guest may skip kicks: set at the first visit.
     greeted: bool,
-    /// Of which generation the cache is.
-    generation: u64,
-    cache: LookupCache,
 }
 
 /// What a visit found.
@@ -98,7 +93,7 @@ pub(crate) struct Worker {
     is_polled: Box<[bool]>,
     step: Step,
     /// What the gate keeps for each source port, from its first ring on.
-    contexts: Box<[Option<Box<Context>>]>,
+    kept: Box<[Option<Box<Memory>>]>,
     notes: Vec<Note>,
     now: Tick,
     stopping: bool,
@@ -127,7 +122,7 @@ impl Worker {
             polled: Vec::with_capacity(rings),
             is_polled: vec![false; rings].into_boxed_slice(),
             step: Step::new(),
-            contexts: (0..MAX_PORTS).map(|_| None).collect(),
+            kept: (0..MAX_PORTS).map(|_| None).collect(),
             notes: Vec::new(),
             now: clock.now(),
             clock,
@@ -204,16 +199,14 @@ impl Worker {
         let last_work = self.clock.cycles();
         let Some(flag) = self.flag(key) else { return };
         if !std::mem::replace(flag, true) {
-            if let Some(context) = self.contexts.get_mut(key.port.index()) {
-                context.get_or_insert_default();
+            if let Some(kept) = self.kept.get_mut(key.port.index()) {
+                kept.get_or_insert_default();
             }
             self.polled.push(Polled {
                 key,
                 credit: Credit::default(),
                 last_work,
                 greeted: false,
-                generation: 0,
-                cache: LookupCache::default(),
             });
         }
     }
@@ -275,14 +268,11 @@ impl Worker {
         let Some(lanes) = ports.get(polled.key.port) else {
             return Visit::Gone;
         };
-        if polled.generation != generation.number() {
-            polled.generation = generation.number();
-            polled.cache = LookupCache::default();
-        }
-        let context = self.contexts.get_mut(polled.key.port.index());
-        let Some(context) = context.and_then(Option::as_mut) else {
+        let kept = self.kept.get_mut(polled.key.port.index());
+        let Some(kept) = kept.and_then(Option::as_mut) else {
             return Visit::Gone;
         };
+        kept.renew(generation.number());
         polled.credit.replenish();
         catch_unwind(AssertUnwindSafe(|| {
             step.visit(
@@ -292,8 +282,7 @@ impl Worker {
                 gate,
                 now,
                 &mut polled.credit,
-                &mut polled.cache,
-                context,
+                kept,
                 &mut polled.greeted,
             )
         }))

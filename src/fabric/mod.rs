@@ -8,7 +8,7 @@
 //!   dropped.
 //! - Nothing is learned but from an [`Admitted`] frame whose VLAN is right.
 //!
-//! [`Fabric::forward`] is a pure function of the frame, the tick and the FDB. It allocates nothing, and its answer
+//! [`Ingress::forward`] is a pure function of the frame, the tick and the FDB. It allocates nothing, and its answer
 //! is a word; the set of ports behind a flood is made by [`Fabric::ports`] for those that need it.
 //!
 //! The table and the VLANs are immutable: a changed configuration makes a new [`Fabric`], which may share the
@@ -27,12 +27,13 @@ pub use fdb::{Fdb, FdbEntry, FdbLimits, LookupCache, StaticError};
 pub use reach::{GroupId, Mode, PortRow, Reach};
 pub use vlans::{EgressTag, VidSet, VlanMembership, Vlans};
 
+use self::fdb::Witness;
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId};
-use crate::frame::Vid;
+use crate::frame::{Mac, Vid};
 use crate::policy::Admitted;
 
-/// Where a frame goes. Made by [`Fabric::forward`] only.
+/// Where a frame goes. Made by [`Ingress::forward`] only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Destinations {
     source: PortId,
@@ -101,49 +102,25 @@ impl Fabric {
         &self.fdb
     }
 
-    /// Decides where a frame goes, and learns where it came from.
-    ///
-    /// In this order: the frame's VLAN; its source address, learned, or refused when it is declared for another
-    /// port; its destination address.
-    #[inline(always)]
+    /// Decides where a frame goes, and learns where it came from: [`Ingress::forward`] for a single frame.
     pub fn forward(
         &self,
         frame: &Admitted<'_>,
         now: Tick,
         cache: &mut LookupCache,
     ) -> Destinations {
-        let source = frame.source();
-        match self.decide(frame, fdb::seconds(now), cache) {
-            Ok((vid, kind)) => Destinations { source, vid, kind },
-            Err(reason) => Destinations {
-                source,
-                vid: Vid::DEFAULT,
-                kind: Kind::Drop(reason),
-            },
-        }
+        self.ingress(now, cache).forward(frame)
     }
 
-    #[inline(always)]
-    fn decide(
-        &self,
-        admitted: &Admitted<'_>,
-        now: u32,
-        cache: &mut LookupCache,
-    ) -> Result<(Vid, Kind), DropReason> {
-        let (source, frame) = (admitted.source(), admitted.frame());
-        let vid = self.vlans.classify(source, frame)?;
-        self.fdb
-            .learn_cached(source, vid, frame.src(), now, cache)?;
-        if !frame.dst().is_group()
-            && let Some(to) = self.fdb.lookup_cached(vid, frame.dst(), now, cache)
-        {
-            return match to {
-                _ if to == source => Err(DropReason::Hairpin),
-                _ if self.is_legal(source, vid, to) => Ok((vid, Kind::Port(to))),
-                _ => Err(DropReason::Unreachable),
-            };
+    /// The fabric for a burst of frames that came in at the same moment; `cache` is that of their source.
+    #[inline]
+    pub fn ingress<'a>(&'a self, now: Tick, cache: &'a mut LookupCache) -> Ingress<'a> {
+        Ingress {
+            fabric: self,
+            now: fdb::seconds(now),
+            cache,
+            last: None,
         }
-        self.decide_flood(source, vid)
     }
 
     #[inline(never)]
@@ -169,6 +146,12 @@ impl Fabric {
         self.vlans.egress_tag(to, vid)
     }
 
+    /// Whether frames may leave by `to` with a tag; if not, none ever does.
+    #[inline]
+    pub fn is_trunk(&self, to: PortId) -> bool {
+        self.vlans.is_trunk(to)
+    }
+
     #[inline(always)]
     fn is_legal(&self, source: PortId, vid: Vid, to: PortId) -> bool {
         self.reach.allows(source, to) && self.vlans.segment(vid).contains(to)
@@ -176,5 +159,101 @@ impl Fabric {
 
     fn flood(&self, source: PortId, vid: Vid) -> PortSet {
         self.reach.of(source).intersection(self.vlans.segment(vid))
+    }
+}
+
+/// The decisions for a burst: see [`Fabric::ingress`].
+#[derive(Debug)]
+pub struct Ingress<'a> {
+    fabric: &'a Fabric,
+    now: u32,
+    cache: &'a mut LookupCache,
+    last: Option<Last<'a>>,
+}
+
+/// The last decision of a burst, which holds for the next frame without a tag between the same two stations as long as
+/// the table has not changed its mind about either: what else it was made of, the VLANs, the reach and the second, is
+/// the same for the whole burst.
+#[derive(Debug)]
+struct Last<'a> {
+    source: PortId,
+    src: Mac,
+    dst: Mac,
+    heard: Witness<'a>,
+    found: Witness<'a>,
+    vid: Vid,
+    to: PortId,
+}
+
+impl<'a> Ingress<'a> {
+    /// Decides where a frame goes, and learns where it came from.
+    ///
+    /// In this order: the frame's VLAN; its source address, learned, or refused when it is declared for another
+    /// port; its destination address.
+    #[inline(always)]
+    pub fn forward(&mut self, admitted: &Admitted<'_>) -> Destinations {
+        let (source, frame) = (admitted.source(), admitted.frame());
+        if let Some(last) = &self.last
+            && last.dst == frame.dst()
+            && last.src == frame.src()
+            && last.source == source
+            && frame.tag().is_none()
+            && last.heard.holds()
+            && last.found.holds()
+        {
+            return Destinations {
+                source,
+                vid: last.vid,
+                kind: Kind::Port(last.to),
+            };
+        }
+        self.decide(admitted)
+    }
+
+    #[inline(never)]
+    fn decide(&mut self, admitted: &Admitted<'_>) -> Destinations {
+        let source = admitted.source();
+        self.last = None;
+        match self.decision(admitted) {
+            Ok((vid, kind)) => Destinations { source, vid, kind },
+            Err(reason) => Destinations {
+                source,
+                vid: Vid::DEFAULT,
+                kind: Kind::Drop(reason),
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn decision(&mut self, admitted: &Admitted<'_>) -> Result<(Vid, Kind), DropReason> {
+        let (source, frame) = (admitted.source(), admitted.frame());
+        let Fabric { vlans, fdb, .. } = self.fabric;
+        let vid = vlans.classify(source, frame)?;
+        let heard = fdb.learn_witnessed(source, vid, frame.src(), self.now, self.cache)?;
+        if !frame.dst().is_group()
+            && let Some((to, found)) = fdb.lookup_witnessed(vid, frame.dst(), self.now, self.cache)
+        {
+            if to == source {
+                return Err(DropReason::Hairpin);
+            }
+            if !self.fabric.is_legal(source, vid, to) {
+                return Err(DropReason::Unreachable);
+            }
+            if let (Some(heard), Some(found)) = (heard, found)
+                && frame.tag().is_none()
+            {
+                self.last = Some(Last {
+                    source,
+                    src: frame.src(),
+                    dst: frame.dst(),
+                    heard,
+                    found,
+                    vid,
+                    to,
+                });
+            }
+            return Ok((vid, Kind::Port(to)));
+        }
+        self.fabric.decide_flood(source, vid)
     }
 }

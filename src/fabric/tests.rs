@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::frame::{Frame, Mac};
-use crate::policy::Policy;
+use crate::policy::{Admitted, Context, Desk, Policy, Weight};
 
 fn port(index: u16) -> PortId {
     PortId::new(index).unwrap()
@@ -160,6 +160,17 @@ struct Subject {
     caches: Vec<LookupCache>,
 }
 
+/// A frame that may enter, by a policy that refuses none.
+fn admit<'a>(policy: &Policy, from: PortId, frame: Frame<'a>) -> Admitted<'a> {
+    let (mut context, mut desk) = (Context::default(), Desk::default());
+    let mut judge = policy.judge(from, &mut context, &mut desk, Tick::ZERO);
+    let weight = Weight {
+        frames: 1,
+        bytes: frame.total_len(),
+    };
+    judge.admit(frame, weight).unwrap()
+}
+
 impl Subject {
     fn new(ports: &[Spec]) -> Self {
         let rows: Vec<_> = ports.iter().map(Spec::row).collect();
@@ -171,7 +182,7 @@ impl Subject {
         };
         Self {
             fabric: Fabric::new(&rows, Arc::new(Fdb::new(limits))),
-            policy: Policy::new(1, (0..rows.len() as u16).map(port)),
+            policy: Policy::open(1, (0..rows.len() as u16).map(port)),
             caches: vec![LookupCache::default(); rows.len()],
         }
     }
@@ -185,7 +196,7 @@ impl Subject {
         bytes.extend([8, 0]);
         bytes.resize(60, 0);
         let frame = Frame::parse(&bytes, 60).unwrap();
-        let admitted = self.policy.admit(port(from), frame).unwrap();
+        let admitted = admit(&self.policy, port(from), frame);
         let cache = &mut self.caches[usize::from(from)];
         let destinations = self.fabric.forward(&admitted, Tick::ZERO, cache);
         let ports = self.fabric.ports(&destinations);
@@ -481,5 +492,78 @@ proptest! {
         }
         prop_assert_eq!(list(less), &a - &b);
         prop_assert!(x.iter().map(PortId::get).is_sorted());
+    }
+}
+
+/// What may happen to the table between two frames of a burst.
+#[derive(Clone, Debug)]
+enum Meanwhile {
+    Nothing,
+    /// Another worker hears the station on that port.
+    Heard(u16, u16),
+    Flushed(u16),
+    Declared(u16, u16),
+    Revoked(u16, u16),
+}
+
+fn meanwhile() -> impl Strategy<Value = Meanwhile> {
+    prop_oneof![
+        6 => Just(Meanwhile::Nothing),
+        1 => (0..3u16, 0..3u16).prop_map(|(on, who)| Meanwhile::Heard(on, who)),
+        1 => (0..3u16).prop_map(Meanwhile::Flushed),
+        1 => (0..3u16, 0..3u16).prop_map(|(on, who)| Meanwhile::Declared(on, who)),
+        1 => (0..3u16, 0..3u16).prop_map(|(on, who)| Meanwhile::Revoked(on, who)),
+    ]
+}
+
+fn happen(fdb: &Fdb, meanwhile: &Meanwhile) {
+    match *meanwhile {
+        Meanwhile::Nothing => {}
+        Meanwhile::Heard(on, who) => {
+            let _ = fdb.learn(port(on), vid(10), station(who), Tick::from_secs(7));
+        }
+        Meanwhile::Flushed(on) => fdb.flush_port(port(on)),
+        Meanwhile::Declared(on, who) => {
+            let _ = fdb.add_static(port(on), station(who));
+        }
+        Meanwhile::Revoked(on, who) => {
+            fdb.remove_static(port(on), station(who));
+        }
+    }
+}
+
+proptest! {
+    /// The last decision of a burst is used again only where the same would be decided: frame by frame, beside a fabric
+    /// that is asked anew each time and remembers nothing, while the table changes between any two frames.
+    #[test]
+    fn a_frame_of_a_burst_goes_where_it_would_go_alone(
+        steps in prop::collection::vec((0..3u16, 0..4u16, any::<bool>(), meanwhile()), 1..60),
+    ) {
+        let spec = |access, native| Spec {
+            kind: "bridge", groups: vec![], access, trunk: vec![10], native,
+        };
+        let ports = [spec(None, Some(10)), spec(Some(10), None), spec(Some(10), None)];
+        let (burst, alone) = (Subject::new(&ports), Subject::new(&ports));
+        let mut cache = LookupCache::default();
+        let mut ingress = burst.fabric.ingress(Tick::from_secs(7), &mut cache);
+        for (src, dst, tagged, between) in steps {
+            let mut bytes = [station(dst).octets(), station(src).octets()].concat();
+            bytes.extend(if tagged { &[0x81, 0, 0, 10][..] } else { &[] });
+            bytes.extend([8, 0]);
+            let frame = Frame::parse(&bytes, 60).unwrap();
+            let admitted = admit(&burst.policy, port(0), frame);
+            let expected = alone.fabric.forward(&admitted, Tick::from_secs(7), &mut LookupCache::default());
+            prop_assert_eq!(ingress.forward(&admitted), expected);
+            happen(burst.fabric.fdb(), &between);
+            happen(alone.fabric.fdb(), &between);
+        }
+        let known = |subject: &Subject| {
+            let mut known: Vec<_> = subject.fabric.fdb().entries(Tick::from_secs(7))
+                .map(|entry| (entry.mac, entry.port, entry.age, entry.is_static))
+                .collect();
+            known.sort_unstable();
+            known
+        };
+        prop_assert_eq!(known(&burst), known(&alone));
     }
 }

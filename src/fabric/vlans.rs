@@ -198,6 +198,12 @@ impl Vlans {
             .unwrap_or(&PortSet::EMPTY)
     }
 
+    /// Whether the port carries tagged frames.
+    #[inline]
+    pub fn is_trunk(&self, port: PortId) -> bool {
+        self.ports.get(port.index()).is_some_and(|port| port.trunk)
+    }
+
     /// With which tag a frame of that VLAN leaves by `to`.
     #[inline]
     pub fn egress_tag(&self, to: PortId, vid: Vid) -> EgressTag {

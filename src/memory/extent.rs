@@ -13,6 +13,13 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// No byte.
+    pub const NONE: Self = Self {
+        region: 0,
+        len: 0,
+        offset: 0,
+    };
+
     /// Length in bytes.
     #[inline]
     #[must_use]
@@ -25,6 +32,13 @@ impl Extent {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The region that it lies in.
+    #[inline]
+    #[must_use]
+    pub fn hint(self) -> RegionHint {
+        RegionHint(self.region)
     }
 
     /// What is left after the first `bytes`; empty when there are not so many.

@@ -27,7 +27,8 @@
 //! `GuestMemoryMmap` are not used: the fault handler must know a range from before its first use until
 //! it is unmapped, and may replace what is mapped there; the file of each region would stay open; and
 //! lookup on the path wants a hint instead of a search for each descriptor. Copies are libc's
-//! memcpy and memmove, which measure as fast as anything wider, called without a detour.
+//! memcpy and memmove, which measure as fast as anything wider, called without a detour, and a few
+//! moves in place for small frames.
 #![allow(unsafe_code)]
 
 mod copy;
@@ -35,6 +36,7 @@ mod doorbell;
 mod extent;
 mod fault;
 mod metronome;
+mod near;
 mod region;
 mod table;
 mod window;
@@ -46,6 +48,7 @@ pub use doorbell::{Call, CallError, DoorbellError, Kick};
 pub use extent::{Extent, RegionHint};
 pub use fault::{FaultCause, FaultFlag, install_fault_handler};
 pub use metronome::Metronome;
+pub use near::Near;
 pub use region::{MapError, Region, RegionSpec, mapped_bytes};
 pub use table::{GuestMemory, Limits, TableError};
 pub use window::{Window, WindowError};

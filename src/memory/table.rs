@@ -10,6 +10,7 @@ use vm_memory::{Bytes, VolatileSlice};
 use super::copy::{across, get, prefetch, put};
 use super::extent::{Extent, RegionHint};
 use super::fault::{FaultCause, FaultFlag};
+use super::near::{Near, Span};
 use super::region::{MapError, Region, RegionSpec};
 use super::window::{Window, WindowError};
 
@@ -126,14 +127,6 @@ pub enum TableError {
     Region(#[from] MapError),
 }
 
-/// What the path needs of a region, together in memory.
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    guest_addr: u64,
-    size: u64,
-    base: NonNull<u8>,
-}
-
 /// The memory of one guest: an immutable table of regions, in order of their guest addresses.
 ///
 /// A change makes a new table ([`with_region`](Self::with_region), [`without_region`](Self::without_region));
@@ -167,11 +160,7 @@ impl GuestMemory {
     ) -> Result<Arc<Self>, TableError> {
         limits.check(regions.iter().map(|region| region.spec()))?;
         regions.sort_unstable_by_key(|region| region.spec().guest_addr);
-        let spans = regions.iter().map(|region| Span {
-            guest_addr: region.spec().guest_addr,
-            size: region.spec().size,
-            base: region.base(),
-        });
+        let spans = regions.iter().map(Span::of);
         Ok(Arc::new(Self {
             spans: spans.collect(),
             regions: regions.into_boxed_slice(),
@@ -253,36 +242,12 @@ impl GuestMemory {
         self.search(guest_addr, len, hint)
     }
 
-    /// As [`locate`](Self::locate) for bytes that are all in one region, `None` when they are not; their first two
-    /// cache lines are asked for, to be written (`WRITE`) or read soon.
+    /// The region of `hint`, for a run of accesses most of which lie in it.
     #[inline(always)]
     #[must_use]
-    pub fn locate_whole<const WRITE: bool>(
-        &self,
-        guest_addr: u64,
-        len: u32,
-        hint: &mut RegionHint,
-    ) -> Option<Extent> {
-        if let Some(span) = self.spans.get(hint.0 as usize) {
-            let offset = guest_addr.wrapping_sub(span.guest_addr);
-            if let Some(left) = span.size.checked_sub(offset)
-                && left >= u64::from(len)
-                && let Ok(place) = usize::try_from(offset)
-            {
-                let start = span.base.as_ptr().wrapping_add(place);
-                prefetch::<WRITE>(start);
-                if len > 64 {
-                    prefetch::<WRITE>(start.wrapping_add(64));
-                }
-                return Some(Extent {
-                    region: hint.0,
-                    len,
-                    offset,
-                });
-            }
-        }
-        self.search(guest_addr, len, hint)
-            .filter(|extent| extent.len == len)
+    pub fn near(&self, hint: RegionHint) -> Near<'_> {
+        let span = self.spans.get(hint.0 as usize).copied();
+        Near::new(self, hint.0, span.unwrap_or(Span::NONE))
     }
 
     #[cold]
@@ -313,19 +278,8 @@ impl GuestMemory {
 
     /// The bytes of `at` as they lie in memory now; `None` when the table has no such bytes.
     #[inline(always)]
-    fn slice(&self, at: Extent) -> Option<VolatileSlice<'_>> {
-        let span = self.spans.get(at.region as usize)?;
-        let end = at.offset.checked_add(u64::from(at.len))?;
-        if end > span.size {
-            return None;
-        }
-        let offset = usize::try_from(at.offset).ok()?;
-        // SAFETY: offset <= end <= size, and `size` bytes from `base` belong to the mapping (Region::base).
-        let start = unsafe { span.base.add(offset) };
-        // SAFETY: `len` bytes from `start` are mapped for reading and writing (checked above) until the
-        // region is dropped, which `self` prevents for the life of the slice. Other processes write there at
-        // any time; a VolatileSlice allows that and gives out no reference to plain bytes.
-        Some(unsafe { VolatileSlice::new(start.as_ptr(), at.len as usize) })
+    pub(super) fn slice(&self, at: Extent) -> Option<VolatileSlice<'_>> {
+        self.spans.get(at.region as usize)?.slice(at)
     }
 
     /// The one way to write guest memory: runs `write` on the bytes at `guest_addr`.
@@ -345,7 +299,7 @@ impl GuestMemory {
     #[inline(always)]
     fn guest_addr(&self, at: Extent) -> u64 {
         let span = self.spans.get(at.region as usize);
-        span.map_or(0, |span| span.guest_addr.wrapping_add(at.offset))
+        span.map_or(0, |span| span.guest_addr(at))
     }
 
     /// Copies from guest memory, as much as both have. Each byte is read once.
@@ -412,7 +366,7 @@ impl GuestMemory {
 
     #[cold]
     #[inline(never)]
-    fn out_of_bounds(&self) {
+    pub(super) fn out_of_bounds(&self) {
         self.fault.raise(FaultCause::OutOfBounds);
     }
 

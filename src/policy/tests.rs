@@ -210,8 +210,10 @@ fn a_port_without_policy_passes_nothing_either_way() {
         bytes: 60,
     };
     let (mut context, mut desk) = (Context::default(), Desk::default());
-    let mut judge = policy.judge(port(1), &mut context, &mut desk, Tick::ZERO);
-    let refused = judge.admit(frame, weight).map(drop);
+    let refused = policy
+        .judge(port(1), &mut context, &mut desk, Tick::ZERO)
+        .admit(frame, weight)
+        .map(drop);
     assert_eq!(refused, Err(DropReason::NoPolicy));
     let mut judge = policy.judge(port(1023), &mut context, &mut desk, Tick::ZERO);
     let admitted = judge.admit(frame, weight).unwrap();
@@ -473,7 +475,7 @@ fn a_sticky_address_is_claimed_once_and_forgotten_with_its_guest() {
     };
     let mut bench = Bench::new(vec![guest(), free()]);
     let (first, other) = (udp((0, 1), (1, 2)), udp((5, 1), (1, 2)));
-    let mut claim = |bench: &mut Bench, bytes: &[u8]| {
+    let claim = |bench: &mut Bench, bytes: &[u8]| {
         let frame = Frame::parse(bytes, u32::try_from(bytes.len()).unwrap()).unwrap();
         let weight = Weight {
             frames: 1,

@@ -59,15 +59,24 @@ impl Ahead {
         self.len = u16::try_from(wanted).unwrap_or(0); // at most BURST
     }
 
+    /// The heads from index `at` on with their first descriptors, `count` at most, as far as they were copied. A
+    /// descriptor means nothing when its head is beyond the table.
+    #[inline(always)]
+    pub(super) fn entries(&self, at: u16, count: u16) -> (&[u16], &[Descriptor]) {
+        let position = at.wrapping_sub(self.base);
+        let count = self.len.saturating_sub(position).min(count);
+        let range = usize::from(position)..usize::from(position).wrapping_add(count.into());
+        match (self.heads.get(range.clone()), self.first.get(range)) {
+            (Some(heads), Some(first)) => (heads, first),
+            _ => (&[], &[]),
+        }
+    }
+
     /// The head at index `at` and its first descriptor, if copied. The descriptor means nothing when
     /// the head is beyond the table.
     #[inline(always)]
-    pub(super) fn entry(&self, at: u16) -> Option<(&u16, &Descriptor)> {
-        let position = at.wrapping_sub(self.base);
-        if position >= self.len {
-            return None;
-        }
-        let position = usize::from(position);
-        Some((self.heads.get(position)?, self.first.get(position)?))
+    pub(super) fn entry(&self, at: u16) -> Option<(u16, Descriptor)> {
+        let (heads, first) = self.entries(at, 1);
+        Some((*heads.first()?, *first.first()?))
     }
 }

@@ -100,6 +100,10 @@ pub(super) struct Range {
     end: u16,
 }
 
+impl Range {
+    pub(super) const NONE: Self = Self { start: 0, end: 0 };
+}
+
 /// Room for [`ARENA`] extents, allocated once.
 pub(super) struct Arena {
     extents: Box<[Extent]>,
@@ -162,7 +166,26 @@ pub struct Chain {
     /// Why it is not a frame; its extents are then none.
     pub fault: Option<ChainFault>,
     pub(super) head: u16,
+    /// All of it, when that lies in one place and was found by the short way; else it is in the arena.
+    pub(super) only: Extent,
     pub(super) range: Range,
+}
+
+impl Chain {
+    pub(super) const NONE: Self = Self {
+        len: 0,
+        fault: None,
+        head: 0,
+        only: Extent::NONE,
+        range: Range::NONE,
+    };
+
+    /// The one place where all of its bytes lie, of a chain of one buffer.
+    #[inline(always)]
+    #[must_use]
+    pub fn whole(&self) -> Option<Extent> {
+        (!self.only.is_empty()).then_some(self.only)
+    }
 }
 
 /// Up to [`BURST`] chains of one ring and their extents: allocated once by a worker, used for one ring
@@ -177,14 +200,8 @@ impl ChainBurst {
     /// An empty one.
     #[must_use]
     pub fn new() -> Self {
-        let none = Chain {
-            len: 0,
-            fault: None,
-            head: 0,
-            range: Range::default(),
-        };
         Self {
-            chains: vec![none; BURST].into_boxed_slice(),
+            chains: vec![Chain::NONE; BURST].into_boxed_slice(),
             count: 0,
             arena: Arena::new(),
         }
@@ -200,8 +217,12 @@ impl ChainBurst {
     /// The bytes of a chain of this burst.
     #[inline]
     #[must_use]
-    pub fn extents(&self, chain: &Chain) -> &[Extent] {
-        self.arena.get(chain.range)
+    pub fn extents<'a>(&'a self, chain: &'a Chain) -> &'a [Extent] {
+        if chain.only.is_empty() {
+            self.arena.get(chain.range)
+        } else {
+            std::slice::from_ref(&chain.only)
+        }
     }
 
     /// Forgets the chains; `TxRing::collect` does so first.
@@ -211,7 +232,13 @@ impl ChainBurst {
         self.arena.rewind(0);
     }
 
+    /// Room for more chains, and where to note how many of it were filled.
     #[inline(always)]
+    pub(super) fn room(&mut self) -> (&mut [Chain], &mut usize) {
+        let free = self.chains.get_mut(self.count..).unwrap_or_default();
+        (free, &mut self.count)
+    }
+
     pub(super) fn push(&mut self, chain: Chain) {
         if let Some(slot) = self.chains.get_mut(self.count) {
             *slot = chain;

@@ -41,7 +41,9 @@ mod tests;
 pub use chain::{Chain, ChainBurst, ChainFault};
 pub use features::Negotiated;
 pub use layout::{Layout, Part, RingError};
-pub use rx::{Malformed, RESERVE_PIECES, RX_DESCRIPTORS, ReserveError, Reserved, RxRing, Slots};
+pub use rx::{
+    Malformed, RESERVE_PIECES, RX_DESCRIPTORS, ReserveError, Reserved, Run, RxRing, Slots,
+};
 pub use tx::TxRing;
 
 /// Chains in a burst, at most.

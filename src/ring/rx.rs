@@ -16,7 +16,7 @@
 
 use std::sync::Arc;
 
-use crate::memory::{Extent, GuestMemory, RegionHint};
+use crate::memory::{Extent, GuestMemory, Near, RegionHint};
 
 use super::ahead::Ahead;
 use super::chain::{Arena, ChainFault, Halt, Range, Walk, Walked};
@@ -49,8 +49,12 @@ impl Slots {
     /// `num_buffers` of the header is [`Reserved::buffers`].
     #[inline]
     #[must_use]
-    pub fn extents(&self, reserved: &Reserved) -> &[Extent] {
-        self.arena.get(reserved.range)
+    pub fn extents<'a>(&'a self, reserved: &'a Reserved) -> &'a [Extent] {
+        if reserved.only.is_empty() {
+            self.arena.get(reserved.range)
+        } else {
+            std::slice::from_ref(&reserved.only)
+        }
     }
 
     /// Forgets all reservations.
@@ -71,7 +75,34 @@ impl Default for Slots {
 pub struct Reserved {
     /// Chains that the frame fills, at least 1.
     pub buffers: u16,
+    /// All of it, when that lies in one place and was found by the short way; else it is in the arena.
+    only: Extent,
     range: Range,
+}
+
+impl Reserved {
+    /// No room at all.
+    pub const NONE: Self = Self {
+        buffers: 0,
+        only: Extent::NONE,
+        range: Range::NONE,
+    };
+
+    /// One buffer, which takes the whole frame.
+    const fn plain(only: Extent) -> Self {
+        Self {
+            buffers: 1,
+            only,
+            range: Range::NONE,
+        }
+    }
+
+    /// The one place where the whole frame goes, if it is one buffer.
+    #[inline(always)]
+    #[must_use]
+    pub fn whole(&self) -> Option<Extent> {
+        (!self.only.is_empty()).then_some(self.only)
+    }
 }
 
 /// Why there is no room for a frame. Nothing was consumed but malformed chains.
@@ -199,33 +230,37 @@ impl RxRing {
     /// There is no room; nothing was consumed but malformed chains.
     #[inline]
     pub fn reserve(&mut self, bytes: u32, slots: &mut Slots) -> Result<Reserved, ReserveError> {
-        match self.reserve_plain(bytes, slots) {
+        let plain = self.run().take(bytes);
+        match plain {
             Some(reserved) => Ok(reserved),
             None => self.reserve_any(bytes, slots),
         }
     }
 
-    /// The common case: the next chain is copied ahead, is one direct descriptor, large enough and in
-    /// one region. None when anything is otherwise; then nothing was consumed.
+    /// The common case, for many frames in a row: each takes the next chain, which is one direct descriptor, large
+    /// enough, in the region of the last. It goes as far as chains were copied ahead; a new one goes on from there.
     #[inline(always)]
-    fn reserve_plain(&mut self, bytes: u32, slots: &mut Slots) -> Option<Reserved> {
-        if self.avail == self.cursor.popped || self.allowance == 0 || bytes == 0 {
-            return None;
+    pub fn run(&mut self) -> Run<'_> {
+        let popped = self.cursor.popped;
+        let offered = self.avail.wrapping_sub(popped);
+        let allowed = u16::try_from(self.allowance).unwrap_or(u16::MAX);
+        if offered != 0 {
+            self.ahead.cover(&self.rings, popped, offered);
         }
-        let (&head, &only) = self.ahead.entry(self.cursor.popped)?;
-        if head >= self.rings.size() || !only.is_plain_write() || only.len() < bytes {
-            return None;
+        let (heads, firsts) = self.ahead.entries(popped, offered.min(allowed));
+        let in_flight = usize::from(self.cursor.in_flight());
+        Run {
+            size: self.rings.size(),
+            near: self.rings.memory().near(self.hint),
+            heads,
+            firsts,
+            // In flight are at most `size`: Cursor::judge.
+            staged: self.staged.get_mut(in_flight..).unwrap_or_default(),
+            taken: 0,
+            popped: &mut self.cursor.popped,
+            allowance: &mut self.allowance,
+            hopeless: &mut self.hopeless,
         }
-        let memory = self.rings.memory();
-        let extent = memory.locate_whole::<true>(only.addr(), bytes, &mut self.hint)?;
-        let mark = slots.arena.mark();
-        slots.arena.push(extent).ok()?;
-        self.stage(head, bytes);
-        self.allowance = self.allowance.wrapping_sub(1); // was at least 1
-        Some(Reserved {
-            buffers: 1,
-            range: slots.arena.since(mark),
-        })
     }
 
     /// Any number of chains of any number of descriptors.
@@ -248,7 +283,7 @@ impl RxRing {
             }
             let offered = self.avail.wrapping_sub(self.cursor.popped);
             self.ahead.cover(&self.rings, self.cursor.popped, offered);
-            let Some((&head, &first)) = self.ahead.entry(self.cursor.popped) else {
+            let Some((head, first)) = self.ahead.entry(self.cursor.popped) else {
                 return Err(self.give_up(&attempt, slots, bytes, ReserveError::NoBuffers));
             };
             let wanted = bytes.wrapping_sub(attempt.bytes); // attempt.bytes < bytes
@@ -266,6 +301,7 @@ impl RxRing {
                     if attempt.bytes >= bytes {
                         return Ok(Reserved {
                             buffers: attempt.buffers,
+                            only: Extent::NONE,
                             range: slots.arena.since(attempt.arena),
                         });
                     }
@@ -404,6 +440,49 @@ impl RxRing {
         let known = self.hopeless.as_ref()?;
         let same = bytes >= known.bytes && known.avail.is_none_or(|avail| avail == self.avail);
         same.then_some(known.error)
+    }
+}
+
+/// A run of plain reservations: see [`RxRing::run`]. What it consumed is the ring's from the moment it is dropped.
+pub struct Run<'a> {
+    size: u16,
+    near: Near<'a>,
+    heads: &'a [u16],
+    firsts: &'a [Descriptor],
+    staged: &'a mut [[u8; 8]],
+    /// How many of each are used up.
+    taken: u16,
+    popped: &'a mut u16,
+    allowance: &'a mut u32,
+    hopeless: &'a mut Option<Hopeless>,
+}
+
+impl Run<'_> {
+    /// Room for `bytes` bytes, vnet header included, in the next chain. None when anything is out of the ordinary, and
+    /// when there is no chain: then nothing was consumed, and [`RxRing::reserve`] knows what to do.
+    #[inline(always)]
+    pub fn take(&mut self, bytes: u32) -> Option<Reserved> {
+        let at = usize::from(self.taken);
+        let (head, only) = (*self.heads.get(at)?, *self.firsts.get(at)?);
+        let element = self.staged.get_mut(at)?;
+        if head >= self.size || !only.is_plain_write() || only.len() < bytes || bytes == 0 {
+            return None;
+        }
+        let place = self.near.locate::<true>(only.addr(), bytes)?;
+        *element = used_element(head, bytes);
+        self.taken = self.taken.wrapping_add(1); // at most BURST
+        Some(Reserved::plain(place))
+    }
+}
+
+impl Drop for Run<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.taken != 0 {
+            *self.popped = self.popped.wrapping_add(self.taken);
+            *self.allowance = self.allowance.saturating_sub(self.taken.into());
+            *self.hopeless = None;
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::memory::{GuestMemory, RegionHint};
 
 use super::ahead::Ahead;
-use super::chain::{Chain, ChainBurst, ChainFault, Halt, Range, Walk, Walked};
+use super::chain::{Chain, ChainBurst, ChainFault, Halt, Walk, Walked};
 use super::layout::{Descriptor, Layout, RingError, Rings, used_element};
 use super::notify::Notifier;
 use super::{BURST, BURST_16, Budget, Cursor, MAX_FRAME, MAX_HEADER, Negotiated, RingBroken};
@@ -84,54 +84,65 @@ impl TxRing {
             return Ok(0);
         }
         self.ahead.cover(&self.rings, self.cursor.popped, wanted);
-        let mut left = *budget;
-        let mut popped = self.cursor.popped;
-        for _ in 0..wanted {
-            if left.spent() {
+        let until = self.cursor.popped.wrapping_add(wanted);
+        while self.cursor.popped != until && !budget.spent() {
+            let left = until.wrapping_sub(self.cursor.popped);
+            self.collect_plain(left, burst, budget);
+            if self.cursor.popped == until || budget.spent() {
                 break;
             }
-            let Some((&head, &first)) = self.ahead.entry(popped) else {
+            let Some((head, first)) = self.ahead.entry(self.cursor.popped) else {
                 break; // the rest was not copied ahead: next time
             };
-            if let Some(chain) = self.collect_plain(head, first, burst) {
-                burst.push(chain);
-                left.pay(chain.len, 1);
-            } else if let Some((chain, descriptors)) = self.collect_any(head, first, burst) {
-                burst.push(chain);
-                left.pay(chain.len, descriptors);
-            } else {
+            let Some((chain, descriptors)) = self.collect_any(head, first, burst) else {
                 break; // it fits an empty arena: next time
-            }
-            popped = popped.wrapping_add(1);
+            };
+            burst.push(chain);
+            budget.pay(chain.len, descriptors);
+            self.cursor.popped = self.cursor.popped.wrapping_add(1);
         }
-        self.cursor.popped = popped;
-        *budget = left;
         Ok(burst.chains().len())
     }
 
-    /// The common case: one direct descriptor, readable and in one region. None when anything is otherwise; then
-    /// nothing was noted.
+    /// The common case: chains of one direct descriptor, readable and in the region of the last one. Takes `count` at
+    /// most, up to the first that is otherwise.
     #[inline(always)]
-    fn collect_plain(
-        &mut self,
-        head: u16,
-        only: Descriptor,
-        burst: &mut ChainBurst,
-    ) -> Option<Chain> {
-        let len = only.len();
-        if head >= self.rings.size() || !only.is_plain_read() || len == 0 || len > MAX_CHAIN_BYTES {
-            return None;
+    fn collect_plain(&mut self, count: u16, burst: &mut ChainBurst, budget: &mut Budget) {
+        let size = self.rings.size();
+        let near = self.rings.memory().near(self.hint);
+        let affordable = u16::try_from(budget.descriptors).unwrap_or(u16::MAX);
+        let (heads, firsts) = self
+            .ahead
+            .entries(self.cursor.popped, count.min(affordable));
+        let (room, filled) = burst.room();
+        let mut bytes = budget.bytes;
+        let mut taken = 0u16;
+        for ((&head, &only), chain) in heads.iter().zip(firsts).zip(room) {
+            let len = only.len();
+            let is_sound = head < size && only.is_plain_read();
+            if bytes == 0 || !is_sound || len.wrapping_sub(1) >= MAX_CHAIN_BYTES {
+                break;
+            }
+            let Some(extent) = near.locate::<false>(only.addr(), len) else {
+                break;
+            };
+            *chain = Chain {
+                len,
+                head,
+                only: extent,
+                ..Chain::NONE
+            };
+            bytes = bytes.saturating_sub(len);
+            taken = taken.wrapping_add(1); // at most BURST
         }
-        let memory = self.rings.memory();
-        let extent = memory.locate_whole::<false>(only.addr(), len, &mut self.hint)?;
-        let mark = burst.arena.mark();
-        burst.arena.push(extent).ok()?;
-        Some(Chain {
-            len,
-            fault: None,
-            head,
-            range: burst.arena.since(mark),
-        })
+        *filled = filled.wrapping_add(taken.into());
+        self.cursor.popped = self.cursor.popped.wrapping_add(taken);
+        let taken = u32::from(taken);
+        *budget = Budget {
+            frames: budget.frames.saturating_sub(taken),
+            bytes,
+            descriptors: budget.descriptors.saturating_sub(taken),
+        };
     }
 
     /// A chain of any number of descriptors, and what it cost. None when the arena has no room for it and is not
@@ -149,9 +160,9 @@ impl TxRing {
             Ok(len) => {
                 let chain = Chain {
                     len,
-                    fault: None,
                     head,
                     range: burst.arena.since(mark),
+                    ..Chain::NONE
                 };
                 return Some((chain, walked.descriptors));
             }
@@ -164,10 +175,9 @@ impl TxRing {
         };
         burst.arena.rewind(mark);
         let chain = Chain {
-            len: 0,
             fault: Some(fault),
             head,
-            range: Range::default(),
+            ..Chain::NONE
         };
         Some((chain, walked.descriptors))
     }

@@ -62,6 +62,17 @@ pub struct VnetHeader {
 }
 
 impl VnetHeader {
+    /// The header of a whole frame that needs nothing: the default.
+    pub const PLAIN: Self = Self {
+        flags: 0,
+        gso_type: GSO_NONE,
+        hdr_len: 0,
+        gso_size: 0,
+        csum_start: 0,
+        csum_offset: 0,
+        num_buffers: 0,
+    };
+
     /// Reads the header in front of a guest's frame. `num_buffers` means nothing in that direction
     /// (VIRTIO 1.2, 5.1.6.2.1), so it is not read and stays 0 (H-4).
     pub const fn parse(bytes: &[u8; LEGACY_LEN]) -> Self {

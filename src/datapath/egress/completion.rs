@@ -1,10 +1,10 @@
 //! Frames that a receiver cannot take as they are: a checksum completed, a giant cut, on a private linear copy.
 
 use super::writer::{TagEdit, Writer};
-use super::{Egress, Pending, Source};
+use super::{Egress, Pending};
 use crate::counters::DropReason;
 use crate::datapath::offload::{Checksum, Segment, Segmenter, complete_checksum};
-use crate::datapath::slot::Slots;
+use crate::datapath::slots::{Slots, Source};
 use crate::port::lanes::RxLane;
 use crate::ring::Reserved;
 use crate::ring::vnet::VnetHeader;

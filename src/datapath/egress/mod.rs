@@ -21,36 +21,15 @@ use std::hash::{BuildHasher, RandomState};
 use super::fanout::Frames;
 use super::generation::Ports;
 use super::offload::{Delivery, Offload};
-use super::slot::{FRAME_MAX, Slots, bytes_of};
+use super::slot::{FRAME_MAX, FRAME_MIN, Slot, bytes_of};
+use super::slots::{Slots, Source};
 use crate::counters::{DropReason, MAX_PORTS, PortId, Tally};
 use crate::fabric::Fabric;
-use crate::memory::{Extent, GuestMemory};
+use crate::memory::{Extent, GuestMemory, Near, RegionHint};
 use crate::port::lanes::{Fault, Lanes, MAX_PAIRS, RxLane};
 use crate::ring::vnet::VnetHeader;
-use crate::ring::{BURST, ChainBurst, ReserveError, Reserved, Slots as Places};
+use crate::ring::{BURST, ReserveError, Reserved, Slots as Places};
 use writer::{TagEdit, Writer};
-
-/// Where the bytes behind the snapshots come from.
-#[derive(Clone, Copy)]
-pub(crate) struct Source<'a> {
-    /// The sender's memory; none for a frame of our own making, which is all snapshot.
-    pub(crate) memory: Option<&'a GuestMemory>,
-    pub(crate) chains: &'a ChainBurst,
-}
-
-impl Source<'_> {
-    pub(crate) fn extents(&self, slot: u8) -> &[Extent] {
-        self.chains
-            .chains()
-            .get(usize::from(slot))
-            .map(|chain| self.chains.extents(chain))
-            .unwrap_or_default()
-    }
-
-    fn faulted(&self) -> bool {
-        self.memory.is_some_and(GuestMemory::faulted)
-    }
-}
 
 /// A frame for which chains are reserved, to be copied when all are.
 #[derive(Clone, Copy, Debug)]
@@ -62,10 +41,76 @@ struct Pending {
     written: bool,
 }
 
+impl Pending {
+    const NONE: Self = Self {
+        slot: 0,
+        reserved: Reserved::NONE,
+        edit: TagEdit::Keep,
+        written: true,
+    };
+}
+
+/// The pending frames of one visit, each frame of the burst once at most.
+struct PendingList {
+    list: Box<[Pending; BURST]>,
+    len: usize,
+}
+
+impl PendingList {
+    fn new() -> Self {
+        Self {
+            list: Box::new([Pending::NONE; BURST]),
+            len: 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    fn push(&mut self, pending: Pending) {
+        if let Some(last) = self.list.get_mut(self.len) {
+            *last = pending;
+            self.len = self.len.wrapping_add(1); // at most BURST
+        }
+    }
+
+    /// Room for more, to be [`filled`](Self::filled) from its beginning.
+    #[inline(always)]
+    fn room(&mut self) -> &mut [Pending] {
+        self.list.get_mut(self.len..).unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn filled(&mut self, count: usize) {
+        self.len = self.len.saturating_add(count).min(BURST);
+    }
+
+    #[inline(always)]
+    fn all(&self) -> &[Pending] {
+        self.list.get(..self.len).unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn all_mut(&mut self) -> &mut [Pending] {
+        self.list.get_mut(..self.len).unwrap_or_default()
+    }
+}
+
+/// Which frames a receiver gets as they are, behind a header of zeros.
+#[derive(Clone, Copy)]
+struct Plain {
+    header_len: usize,
+    /// Bytes, at most.
+    longest: u32,
+    /// None of these.
+    not: Frames,
+}
+
 /// Scratch of one worker for the way out.
 pub(crate) struct Egress {
     places: Places,
-    pending: Vec<Pending>,
+    pending: PendingList,
     linear: Vec<u8>,
     tally: Tally,
     /// Receive rings that were written to in this burst, each once.
@@ -86,7 +131,7 @@ impl Egress {
     pub(crate) fn new() -> Self {
         Self {
             places: Places::new(),
-            pending: Vec::with_capacity(BURST),
+            pending: PendingList::new(),
             linear: vec![0; FRAME_MAX as usize],
             tally: Tally::new(),
             unpublished: Vec::with_capacity(MAX_PORTS * usize::from(MAX_PAIRS)),
@@ -242,31 +287,101 @@ impl Egress {
     ) {
         self.places.clear();
         self.pending.clear();
-        let (id, mtu) = (to.id(), to.mtu());
-        let (mut frames, mut bytes) = (0u32, 0u64);
-        for index in list {
-            let Some(slot) = slots.get_mut(index) else {
+        let mtu = to.mtu();
+        let plain = Plain {
+            header_len: lane.header_len,
+            longest: mtu.map_or(u32::MAX, |mtu| u32::from(mtu).saturating_add(FRAME_MIN)),
+            // Tags come and go on a trunk.
+            not: if fabric.is_trunk(to.id()) {
+                list
+            } else {
+                slots.special()
+            },
+        };
+        let mut bytes = 0u64;
+        let mut left = list;
+        loop {
+            let placed = self.reserve_plain(slots, &mut left, lane, plain);
+            bytes = bytes.wrapping_add(placed); // at most BURST times FRAME_MAX
+            if placed != 0 && !left.is_empty() {
                 continue;
-            };
-            frames = frames.wrapping_add(1); // at most BURST
-            bytes = bytes.wrapping_add(slot.len.into()); // at most BURST times FRAME_MAX
-            let edit = TagEdit::of(slot, fabric.egress_tag(id, slot.vid));
-            let len = edit.grown(slot.len);
-            let reserved = match slot.offload {
-                _ if slot.exceeds(mtu) => Err(DropReason::OverMtu),
-                Offload::None => self.whole(source, slots, index, len, edit, lane, None),
-                offload => self.offloaded(source, slots, index, len, edit, lane, offload),
-            };
-            if let Err(reason) = reserved {
+            }
+            let Some(index) = left.next() else { break };
+            let len = slots.get(index).map_or(0, |slot| slot.len);
+            bytes = bytes.wrapping_add(len.into()); // as above
+            if let Err(reason) = self.reserve_any(source, slots, index, lane, to, fabric) {
                 self.tally.lose(reason);
-                if let Some(slot) = slots.get_mut(index) {
-                    slot.refused(reason);
-                }
+                slots.refuse(index, reason);
             }
         }
+        let frames = list.count();
         self.tally.enter_all(frames, bytes);
         self.copies = self.copies.saturating_add(frames);
         self.copied_bytes = self.copied_bytes.saturating_add(bytes);
+    }
+
+    /// Chains for frames that need nothing, one buffer each, up to the first of `left` that is otherwise. Returns their
+    /// bytes.
+    #[inline(always)]
+    fn reserve_plain(
+        &mut self,
+        slots: &mut Slots,
+        left: &mut Frames,
+        lane: &mut RxLane,
+        plain: Plain,
+    ) -> u64 {
+        let mut run = lane.ring.run();
+        let mut bytes = 0u64;
+        let mut placed = 0usize;
+        for pending in self.pending.room() {
+            let Some(index) = left.peek() else { break };
+            let Some(slot) = slots.get_mut(index) else {
+                break;
+            };
+            if plain.not.contains(index) || slot.len > plain.longest {
+                break;
+            }
+            let want = slot.len.wrapping_add(bytes_of(plain.header_len)); // at most FRAME_MAX and 12
+            let Some(reserved) = run.take(want) else {
+                break;
+            };
+            slot.set_plain_header(plain.header_len);
+            *pending = Pending {
+                slot: index,
+                reserved,
+                edit: TagEdit::Keep,
+                written: false,
+            };
+            bytes = bytes.wrapping_add(slot.len.into()); // at most BURST times FRAME_MAX
+            placed = placed.wrapping_add(1); // at most BURST
+            left.next();
+        }
+        drop(run);
+        self.pending.filled(placed);
+        bytes
+    }
+
+    /// Chains for any frame.
+    #[inline(never)]
+    fn reserve_any(
+        &mut self,
+        source: Source<'_>,
+        slots: &mut Slots,
+        index: u8,
+        lane: &mut RxLane,
+        to: &Lanes,
+        fabric: &Fabric,
+    ) -> Result<(), DropReason> {
+        let slot = slots.get_mut(index).ok_or(DropReason::ReceiverFault)?;
+        if slot.exceeds(to.mtu()) {
+            return Err(DropReason::OverMtu);
+        }
+        let edit = TagEdit::of(slot, fabric.egress_tag(to.id(), slot.vid));
+        let len = edit.grown(slot.len);
+        match slot.offload {
+            Offload::None => self.whole(source, slots, index, len, edit, lane, None),
+            offload => self.offloaded(source, slots, index, len, edit, lane, offload),
+        }
     }
 
     /// Chains for a frame that the receiver gets as the sender wrote it, behind `header`: none when it needs nothing.
@@ -274,7 +389,6 @@ impl Egress {
         clippy::too_many_arguments,
         reason = "the whole context of one frame on its way out"
     )]
-    #[inline(always)]
     fn whole(
         &mut self,
         source: Source<'_>,
@@ -287,13 +401,9 @@ impl Egress {
     ) -> Result<(), DropReason> {
         let reserved = self.room(source, slots, lane, len)?;
         if let Some(slot) = slots.get_mut(index) {
-            match header {
-                None => slot.set_plain_header(reserved.buffers, lane.header_len),
-                Some(header) => {
-                    let header = header.with_buffers(reserved.buffers).encode();
-                    slot.set_header(&header, lane.header_len);
-                }
-            }
+            let header = header.unwrap_or(VnetHeader::PLAIN);
+            let header = header.with_buffers(reserved.buffers).encode();
+            slot.set_header(&header, lane.header_len);
         }
         self.pending.push(Pending {
             slot: index,
@@ -332,7 +442,6 @@ impl Egress {
     }
 
     /// Chains for one frame of `len` bytes. When the notes are full, what is noted is written first.
-    #[inline(always)]
     fn room(
         &mut self,
         source: Source<'_>,
@@ -362,44 +471,22 @@ impl Egress {
     }
 
     /// Second pass: headers, snapshots, and the rest from guest to guest.
-    fn copy(&mut self, source: Source<'_>, slots: &mut Slots, lane: &RxLane) {
+    #[inline(never)]
+    fn copy(&mut self, source: Source<'_>, slots: &Slots, lane: &RxLane) {
         let memory = lane.ring.memory();
-        for pending in self.pending.iter_mut().filter(|pending| !pending.written) {
-            pending.written = true;
-            let Some(slot) = slots.get_mut(pending.slot) else {
+        let first = self.pending.all().first();
+        let first = first.and_then(|pending| pending.reserved.whole());
+        let near = memory.near(first.map_or_else(RegionHint::default, Extent::hint));
+        for pending in self.pending.all_mut() {
+            if std::mem::replace(&mut pending.written, true) {
+                continue;
+            }
+            let Some(slot) = slots.get(pending.slot) else {
                 continue;
             };
-            let places = self.places.extents(&pending.reserved);
-            let tail_len = slot.tail_len();
-            // The fast path: one buffer takes the frame, and what is behind the snapshot, if anything, lies in one piece.
-            if let [place] = places
-                && pending.edit == TagEdit::Keep
-            {
-                let head = slot.framed(lane.header_len);
-                if tail_len == 0 {
-                    memory.write(*place, head);
-                    continue;
-                }
-                let head_len = bytes_of(head.len());
-                if let Some(from) = source.memory
-                    && let Some(tail) = slot.tail().in_one(source.extents(pending.slot), tail_len)
-                {
-                    memory.write(place.take(head_len), head);
-                    GuestMemory::copy((from, tail), (memory, place.skip(head_len)));
-                    continue;
-                }
-            }
-            let mut writer = Writer::new(memory, places);
-            if pending.edit == TagEdit::Keep {
-                writer.put(slot.framed(lane.header_len));
-            } else {
-                writer.put(slot.header(lane.header_len));
-                pending.edit.write(&mut writer, slot.snapshot());
-            }
-            if tail_len > 0
-                && let Some(from) = source.memory
-            {
-                writer.put_from(from, slot.tail(), source.extents(pending.slot), tail_len);
+            if !copy_plain(source, slot, pending, near, lane) {
+                let places = self.places.extents(&pending.reserved);
+                copy_any(source, slot, pending, places, lane);
             }
         }
     }
@@ -422,34 +509,82 @@ impl Egress {
         };
         if let Some(reason) = reason {
             lane.ring.abandon();
-            for pending in self.pending.drain(..) {
+            for pending in self.pending.all() {
                 self.tally.lose(reason);
-                if let Some(slot) = slots.get_mut(pending.slot) {
-                    slot.refused(reason);
-                }
+                slots.refuse(pending.slot, reason);
             }
             return false;
         }
-        let (mut frames, mut bytes) = (0u32, 0u64);
-        for pending in self.pending.drain(..) {
-            if let Some(slot) = slots.get_mut(pending.slot) {
-                frames = frames.wrapping_add(1); // as in `reserve`
-                bytes = bytes.wrapping_add(slot.len.into());
-                slot.delivered();
-            }
+        let (mut placed, mut bytes) = (Frames::default(), 0u64);
+        for pending in self.pending.all() {
+            placed.insert(pending.slot);
+            let len = slots.get(pending.slot).map_or(0, |slot| slot.len);
+            bytes = bytes.wrapping_add(len.into()); // as in `reserve`
         }
-        self.tally.pass_all(frames, bytes);
+        slots.delivered(placed);
+        self.tally.pass_all(placed.count(), bytes);
         true
     }
 
     fn lose_all(&mut self, slots: &mut Slots, list: Frames, reason: DropReason) {
         for index in list {
-            if let Some(slot) = slots.get_mut(index) {
-                self.tally.enter(slot.len);
-                self.tally.lose(reason);
-                slot.refused(reason);
-            }
+            self.tally
+                .enter(slots.get(index).map_or(0, |slot| slot.len));
+            self.tally.lose(reason);
+            slots.refuse(index, reason);
         }
+    }
+}
+
+/// The common case: one buffer takes the frame, and what is behind the snapshot, if anything, lies in one piece. False,
+/// and nothing was copied, when anything is otherwise.
+#[inline(always)]
+fn copy_plain(
+    source: Source<'_>,
+    slot: &Slot,
+    pending: &Pending,
+    near: Near<'_>,
+    lane: &RxLane,
+) -> bool {
+    let Some(place) = pending.reserved.whole() else {
+        return false;
+    };
+    if pending.edit != TagEdit::Keep {
+        return false;
+    }
+    let head = slot.framed(lane.header_len);
+    let tail_len = slot.tail_len();
+    if tail_len == 0 {
+        near.write(place, head);
+        return true;
+    }
+    let (Some(from), Some(chain)) = (source.memory, source.chain(pending.slot)) else {
+        return false;
+    };
+    let Some(tail) = slot.tail().in_one(source.chains.extents(chain), tail_len) else {
+        return false;
+    };
+    let head_len = bytes_of(head.len());
+    near.write(place.take(head_len), head);
+    GuestMemory::copy((from, tail), (lane.ring.memory(), place.skip(head_len)));
+    true
+}
+
+/// Any frame, in any pieces, into any pieces.
+#[inline(never)]
+fn copy_any(source: Source<'_>, slot: &Slot, pending: &Pending, places: &[Extent], lane: &RxLane) {
+    let mut writer = Writer::new(lane.ring.memory(), places);
+    if pending.edit == TagEdit::Keep {
+        writer.put(slot.framed(lane.header_len));
+    } else {
+        writer.put(slot.header(lane.header_len));
+        pending.edit.write(&mut writer, slot.snapshot());
+    }
+    let tail_len = slot.tail_len();
+    if tail_len > 0
+        && let Some(from) = source.memory
+    {
+        writer.put_from(from, slot.tail(), source.extents(pending.slot), tail_len);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Bytes into the places that were reserved for them, with the tag that the receiver is to see.
 
-use crate::datapath::slot::{Cursor, Slot};
+use crate::datapath::cursor::Cursor;
+use crate::datapath::slot::Slot;
 use crate::fabric::EgressTag;
 use crate::frame::{Frame, vlan};
 use crate::memory::{Extent, GuestMemory};

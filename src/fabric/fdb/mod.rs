@@ -42,6 +42,7 @@ use self::books::Books;
 use self::cache::Cached;
 pub use self::cache::LookupCache;
 use self::mixer::Key;
+pub(super) use self::table::Witness;
 use self::table::{Found, Slot, Table, Word};
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId};
@@ -147,7 +148,6 @@ impl Fdb {
         self.lookup_cached(vid, mac, seconds(now), &mut LookupCache::default())
     }
 
-    #[inline(always)]
     pub(super) fn lookup_cached(
         &self,
         vid: Vid,
@@ -155,18 +155,34 @@ impl Fdb {
         now: u32,
         cache: &mut LookupCache,
     ) -> Option<PortId> {
+        let found = self.lookup_witnessed(vid, mac, now, cache);
+        found.map(|(port, _)| port)
+    }
+
+    /// As [`lookup`](Self::lookup); with a witness when the answer was remembered.
+    #[inline(always)]
+    pub(super) fn lookup_witnessed(
+        &self,
+        vid: Vid,
+        mac: Mac,
+        now: u32,
+        cache: &mut LookupCache,
+    ) -> Option<(PortId, Option<Witness<'_>>)> {
         let key = Key::new(vid.get(), mac);
         let cached = cache.destination(key);
-        let slot = self.table.look(cached.found.slot);
         if cached.key == key
-            && let Some((word, seen)) = slot
-            && word == cached.found.word
+            && let Some((found, seen)) = self.table.witness(cached.found)
         {
             let age = now.saturating_sub(seen.load(Ordering::Relaxed));
+            let word = cached.found.word;
             let is_fresh = age <= self.limits.ageing || word.is_static();
-            return if is_fresh { word.port() } else { None };
+            return if is_fresh {
+                Some((word.port()?, Some(found)))
+            } else {
+                None
+            };
         }
-        self.lookup_uncached(key, now, cached)
+        Some((self.lookup_uncached(key, now, cached)?, None))
     }
 
     #[inline(never)]
@@ -189,7 +205,6 @@ impl Fdb {
         self.learn_cached(source, vid, mac, seconds(now), &mut LookupCache::default())
     }
 
-    #[inline(always)]
     pub(super) fn learn_cached(
         &self,
         source: PortId,
@@ -198,20 +213,32 @@ impl Fdb {
         now: u32,
         cache: &mut LookupCache,
     ) -> Result<(), DropReason> {
+        self.learn_witnessed(source, vid, mac, now, cache).map(drop)
+    }
+
+    /// As [`learn`](Self::learn); with a witness when the address was known to be here.
+    #[inline(always)]
+    pub(super) fn learn_witnessed(
+        &self,
+        source: PortId,
+        vid: Vid,
+        mac: Mac,
+        now: u32,
+        cache: &mut LookupCache,
+    ) -> Result<Option<Witness<'_>>, DropReason> {
         let key = Key::new(vid.get(), mac);
         let cached = &cache.source;
         if cached.key == key
-            && let Some((word, seen)) = self.table.look(cached.found.slot)
-            && word == cached.found.word
-            && word.is_on(source)
+            && let Some((heard, seen)) = self.table.witness(cached.found)
+            && cached.found.word.is_on(source)
         {
             Table::refresh_second(seen, now);
-            return Ok(());
+            return Ok(Some(heard));
         }
         if let Some(found) = self.learn_uncached(source, key, now)? {
             cache.source = Cached { key, found };
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The entry under which the address is known now; `None` when there was no room for it.

@@ -101,6 +101,21 @@ pub(super) struct Found {
     pub(super) word: Word,
 }
 
+/// Vouches for an entry for as long as its slot holds the very same word.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::fabric) struct Witness<'a> {
+    word: &'a AtomicU64,
+    was: Word,
+}
+
+impl Witness<'_> {
+    /// Whether the entry is still what it was.
+    #[inline(always)]
+    pub(in crate::fabric) fn holds(self) -> bool {
+        self.word.load(Ordering::Acquire) == self.was.0
+    }
+}
+
 /// One of the two buckets of a key, and the key's identity there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
@@ -217,13 +232,16 @@ impl Table {
         }
     }
 
-    /// The word in a slot now, and its second.
+    /// What vouches for an entry that was found before, and the second at which its address was last heard; `None`
+    /// when its slot does not hold it any more.
     #[inline]
-    pub(super) fn look(&self, slot: Slot) -> Option<(Word, &AtomicU32)> {
+    pub(super) fn witness(&self, found: Found) -> Option<(Witness<'_>, &AtomicU32)> {
+        let Found { slot, word: was } = found;
         let bucket = self.buckets.get(slot.bucket as usize)?;
         let word = bucket.words.get(slot.way as usize)?;
         let seen = bucket.seen.get(slot.way as usize)?;
-        Some((Word(word.load(Ordering::Acquire)), seen))
+        let witness = Witness { word, was };
+        witness.holds().then_some((witness, seen))
     }
 
     #[inline]

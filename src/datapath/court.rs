@@ -1,0 +1,178 @@
+//! The judgement of a burst: what is asked for, guard, fabric, permit, frame by frame.
+
+use super::Gate;
+use super::fanout::{Fanout, Frames};
+use super::generation::Ports;
+use super::offload::{Headers, Offload, Sender};
+use super::slot::{Framing, LONG_MAX, SNAPSHOT_MAX, Slot};
+use super::slots::{Slots, Source};
+use crate::counters::DropReason;
+use crate::fabric::{Destinations, Ingress, Kind};
+use crate::frame::{Frame, Mac};
+use crate::policy::{Admitted, Judge, Refusal, Weight};
+
+/// What the frames of one burst are judged by.
+pub(super) struct Court<'a> {
+    pub(super) source: Source<'a>,
+    pub(super) sender: Sender,
+    pub(super) framing: Framing,
+    pub(super) ports: &'a Ports,
+    pub(super) gate: &'a Gate,
+    pub(super) ingress: Ingress<'a>,
+    pub(super) judge: Judge<'a>,
+}
+
+impl Court<'_> {
+    /// Judges all frames of a burst and notes where they go. Returns those whose sender is to be answered.
+    pub(super) fn sit(&mut self, slots: &mut Slots, fanout: &mut Fanout) -> Frames {
+        let mut answers = Frames::default();
+        for index in slots.open() {
+            if let Err(refusal) = self.hear(slots, index, fanout) {
+                slots.refuse(index, refusal.reason);
+                if refusal.answer {
+                    answers.insert(index);
+                }
+            }
+        }
+        answers
+    }
+
+    /// Judges one frame and notes where it goes.
+    #[inline(always)]
+    fn hear(&mut self, slots: &mut Slots, index: u8, fanout: &mut Fanout) -> Result<(), Refusal> {
+        let slot = slots.get_mut(index).ok_or(DropReason::NoDestination)?;
+        let mut is_special = false;
+        match Offload::judge_plain(&slot.sent(self.framing), slot.len, self.sender) {
+            Some(judged) => judged?,
+            None => {
+                slot.offload = self.asked_for(slot, index)?;
+                is_special = true;
+            }
+        }
+        match self.pass(slot, index, fanout) {
+            Ok(()) => {}
+            Err(refusal) if refusal.reason == DropReason::HeadersTooLong && slot.can_extend() => {
+                self.extend(slot, index, SNAPSHOT_MAX);
+                self.pass(slot, index, fanout)?;
+            }
+            Err(refusal) => return Err(refusal),
+        }
+        if slot.tagged || is_special {
+            slots.mark_special(index);
+        }
+        Ok(())
+    }
+
+    /// Guard, fabric, permit.
+    #[inline(always)]
+    fn pass(&mut self, slot: &mut Slot, index: u8, fanout: &mut Fanout) -> Result<(), Refusal> {
+        let mut frame = Frame::parse(slot.snapshot(), slot.len)?;
+        if self.gate.policy.wants_whole(self.judge.source(), &frame) {
+            self.extend(slot, index, LONG_MAX);
+            frame = Frame::parse(slot.snapshot(), slot.len)?;
+        }
+        let weight = weight(slot);
+        let tagged = frame.tag().is_some();
+        let admitted = self.judge.admit(frame, weight)?;
+        if let Some(mac) = admitted.claim() {
+            self.claim(mac)?;
+        }
+        let destinations = self.ingress.forward(&admitted);
+        let noted = match destinations.kind() {
+            Kind::Drop(reason) => return Err(reason.into()),
+            Kind::Port(to) => match self.judge.permit(&admitted, to) {
+                Ok(permit) => {
+                    fanout.push(&permit, index);
+                    Ok(())
+                }
+                Err(refusal) => Err(refusal),
+            },
+            Kind::Flood => self.flood(&admitted, weight, destinations, index, fanout),
+        };
+        // Of a refused frame too: it may be answered.
+        slot.vid = destinations.vid();
+        slot.tagged = tagged;
+        noted
+    }
+
+    /// Makes more of the frame private: headers run on, or a DHCP packet is to be read.
+    #[cold]
+    fn extend(&self, slot: &mut Slot, index: u8, want: usize) {
+        if let Some(memory) = self.source.memory {
+            slot.extend(memory, self.source.extents(index), want);
+        }
+    }
+
+    /// The first frame of a guest: its address becomes its port's own, unless another port has it.
+    #[cold]
+    fn claim(&self, mac: Mac) -> Result<(), DropReason> {
+        let taken = self.gate.fabric.fdb().add_static(self.judge.source(), mac);
+        taken.map_err(|_| {
+            self.judge.release(mac);
+            DropReason::MacOfOtherPort
+        })
+    }
+
+    /// Notes all receivers of a frame that goes to many.
+    #[inline(never)]
+    fn flood(
+        &mut self,
+        admitted: &Admitted<'_>,
+        weight: Weight,
+        destinations: Destinations,
+        index: u8,
+        fanout: &mut Fanout,
+    ) -> Result<(), Refusal> {
+        self.judge.may_flood(admitted.frame(), weight)?;
+        let mut refusal = Refusal::from(DropReason::NoDestination);
+        let mut copies = 0u32;
+        for to in self.gate.fabric.ports(&destinations).iter() {
+            // A port without a guest is no destination of a flood; a guest that is not ready loses nothing.
+            if !self.ports.get(to).is_some_and(|lanes| lanes.is_receiving()) {
+                continue;
+            }
+            match self.judge.permit(admitted, to) {
+                Ok(permit) => {
+                    fanout.push(&permit, index);
+                    copies = copies.wrapping_add(1); // at most MAX_PORTS
+                }
+                Err(refused) => refusal = refused,
+            }
+        }
+        if copies == 0 { Err(refusal) } else { Ok(()) }
+    }
+
+    /// What the sender asks for, judged against the headers of the frame. Headers that run past the snapshot extend it,
+    /// once.
+    #[inline(never)]
+    fn asked_for(&self, slot: &mut Slot, index: u8) -> Result<Offload, DropReason> {
+        match self.judge_offload(slot) {
+            Err(DropReason::HeadersTooLong) if slot.can_extend() => {
+                self.extend(slot, index, SNAPSHOT_MAX);
+                self.judge_offload(slot)
+            }
+            first => first,
+        }
+    }
+
+    fn judge_offload(&self, slot: &Slot) -> Result<Offload, DropReason> {
+        Offload::judge(&slot.sent(self.framing), slot.len, self.sender, || {
+            Headers::of(&Frame::parse(slot.snapshot(), slot.len)?)
+        })
+    }
+}
+
+/// What a frame counts as: one that is to be cut, as its segments.
+#[inline(always)]
+fn weight(slot: &Slot) -> Weight {
+    match slot.offload {
+        Offload::Segment(segment) => Weight {
+            frames: segment.count(),
+            bytes: segment.bytes(),
+        },
+        Offload::None | Offload::Checksum(_) => Weight {
+            frames: 1,
+            bytes: slot.len,
+        },
+    }
+}
