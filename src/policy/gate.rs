@@ -291,7 +291,7 @@ impl Policy {
         outbound: Say,
         inbound: Say,
     ) -> Option<Terms> {
-        let [opener, peer] = [outbound, inbound].map(|say| self.is_stateful(say));
+        let [opener, peer] = [outbound, inbound].map(|say| Some(!self.is_stateless(say.rule()?)));
         let is_wanted = opener.unwrap_or(source.inbound.is_some())
             || peer.unwrap_or(receiver.outbound.is_some());
         let side = |say: Say, stateful: Option<bool>| Side {
@@ -304,9 +304,9 @@ impl Policy {
         })
     }
 
-    /// Whether an allow rule opens connections; `None` where no rule was needed.
-    fn is_stateful(&self, say: Say) -> Option<bool> {
-        self.rule(say.rule()?).map(|rule| !rule.stateless)
+    /// Whether a rule opens no connections.
+    pub(super) fn is_stateless(&self, rule: RuleId) -> bool {
+        self.rule(rule).is_some_and(|rule| rule.stateless)
     }
 
     /// Judges a connection again that an earlier policy let open: the terms on which this one would let it open, `None` if
@@ -317,8 +317,21 @@ impl Policy {
             return None;
         }
         let subject = flow.subject();
-        let outbound = consult(source.outbound.as_deref(), flow.peer, &subject, false);
-        let inbound = consult(receiver.inbound.as_deref(), flow.opener, &subject, false);
+        let stateless = |rule| self.is_stateless(rule);
+        let outbound = consult(
+            source.outbound.as_deref(),
+            flow.peer,
+            &subject,
+            false,
+            stateless,
+        );
+        let inbound = consult(
+            receiver.inbound.as_deref(),
+            flow.opener,
+            &subject,
+            false,
+            stateless,
+        );
         let allows = |say: Say| match say {
             Say::Free | Say::Addressing => true,
             Say::Rule(decision) => decision.action == Action::Allow,

@@ -353,8 +353,21 @@ impl Judge<'_> {
             Some((_, direction)) => covered(&look.terms, direction),
         };
         let subject = digest.subject.in_state(look.state);
-        let outbound = consult(source.outbound.as_deref(), to, &subject, outbound);
-        let inbound = consult(receiver.inbound.as_deref(), from, &subject, inbound);
+        let stateless = |rule| self.policy.is_stateless(rule);
+        let outbound = consult(
+            source.outbound.as_deref(),
+            to,
+            &subject,
+            outbound,
+            stateless,
+        );
+        let inbound = consult(
+            receiver.inbound.as_deref(),
+            from,
+            &subject,
+            inbound,
+            stateless,
+        );
         self.context.frame.last = Trace {
             state: Some(look.state),
             outbound: outbound.decision(),

@@ -47,6 +47,7 @@ pub(super) fn consult(
     peer: PortId,
     subject: &Subject,
     covered: bool,
+    is_stateless: impl Fn(RuleId) -> bool,
 ) -> Say {
     let Some(list) = list else { return Say::Free };
     if let Some(decision) = list.judge(peer, subject) {
@@ -59,6 +60,14 @@ pub(super) fn consult(
         // No rule let this side open it: it is judged like any packet without a connection.
         let alone = subject.in_state(State::Untracked);
         if let Some(decision) = list.judge(peer, &alone) {
+            return Say::Rule(decision);
+        }
+    }
+    if subject.state() == State::Invalid {
+        // It can belong to no connection; a rule that wants none does not mind.
+        let alone = subject.in_state(State::Untracked);
+        let decision = list.judge(peer, &alone);
+        if let Some(decision) = decision.filter(|found| found.rule.is_some_and(is_stateless)) {
             return Say::Rule(decision);
         }
     }

@@ -235,13 +235,19 @@ fn a_stateful_rule_lets_replies_pass_and_nothing_else() {
     let mut bench = Bench::new(vec![free(), server, free()]);
     // The server may not begin, nor answer what was never asked.
     let answer = tcp((1, 80), (0, 4000), "SA", 900, 101);
-    assert_eq!(bench.send(1, 0, &answer), Err(DropReason::NotAllowed));
+    assert_eq!(
+        bench.send(1, 0, &answer),
+        Err(DropReason::ConnectionInvalid)
+    );
     assert_eq!(
         bench.send(0, 1, &tcp((0, 4000), (1, 80), "S", 100, 0)),
         Ok(())
     );
     // Only the port that was asked, and only the port that asked it.
-    assert_eq!(bench.send(1, 2, &answer), Err(DropReason::NotAllowed));
+    assert_eq!(
+        bench.send(1, 2, &answer),
+        Err(DropReason::ConnectionInvalid)
+    );
     assert_eq!(bench.send(1, 0, &answer), Ok(()));
     assert_eq!(
         bench.send(0, 1, &tcp((0, 4000), (1, 80), "A", 101, 901)),
@@ -279,8 +285,47 @@ fn a_stateless_rule_opens_no_way_back() {
         );
     }
     let answer = tcp((1, 80), (0, 4000), "SA", 900, 101);
-    assert_eq!(bench.send(1, 0, &answer), Err(DropReason::NotAllowed));
+    assert_eq!(
+        bench.send(1, 0, &answer),
+        Err(DropReason::ConnectionInvalid)
+    );
     assert_eq!(bench.hits(), [3]);
+}
+
+#[test]
+fn stateless_rules_of_both_directions_carry_a_connection_without_tracking() {
+    let answers = Rule {
+        port: vec![],
+        source_port: vec![80..=80],
+        stateless: true,
+        ..allow_tcp(80)
+    };
+    let asked = Rule {
+        stateless: true,
+        ..allow_tcp(80)
+    };
+    let server = PortPolicy {
+        inbound: list(vec![asked]),
+        outbound: list(vec![answers]),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![free(), server]);
+    for (from, flags) in [
+        (0, "S"),
+        (1, "SA"),
+        (0, "A"),
+        (1, "PA"),
+        (0, "FA"),
+        (1, "R"),
+    ] {
+        let frame = if from == 0 {
+            tcp((0, 4000), (1, 80), flags, 100, 900)
+        } else {
+            tcp((1, 80), (0, 4000), flags, 900, 101)
+        };
+        assert_eq!(bench.send(from, 1 - from, &frame), Ok(()), "{flags}");
+    }
+    assert_eq!(bench.policy.state().tracker().usage(port(0)).flows, 0);
 }
 
 #[test]
@@ -351,7 +396,10 @@ fn a_kept_refusal_does_not_outlive_a_connection_that_opens() {
     let mut bench = Bench::new(vec![free(), quiet]);
     let answer = tcp((0, 80), (1, 4000), "SA", 900, 101);
     for _ in 0..3 {
-        assert_eq!(bench.send(0, 1, &answer), Err(DropReason::NotAllowed));
+        assert_eq!(
+            bench.send(0, 1, &answer),
+            Err(DropReason::ConnectionInvalid)
+        );
     }
     // Without an outbound list the guest may begin what it likes, and hear the answer.
     assert_eq!(
