@@ -1,9 +1,16 @@
-//! Any bytes as a frame: every layer read, no panic, and every offset inside the frame.
+//! Any bytes as a frame: every layer read and judged by guards, no panic, every offset inside the frame, and no shorter
+//! snapshot that passes what a longer one does not.
 #![no_main]
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
+use portcullis::clock::Tick;
+use portcullis::counters::DropReason;
 use portcullis::frame::{Frame, Network, Transport};
+use portcullis::policy::digest::Digest;
+use portcullis::policy::guard::{Guard, GuardState, Outcome};
+use portcullis::policy::lease;
+use portcullis::policy::spec::{GuardSpec, IpSpec, MacSpec};
 use portcullis_fuzz::frames::{Over, Template};
 
 #[derive(Arbitrary, Debug)]
@@ -13,6 +20,25 @@ struct Input<'a> {
     more: u16,
     mend: bool,
     snapshot: u8,
+}
+
+/// The answers of a guest's guards: any address, declared ones, those of leases.
+fn judged(frame: &Frame<'_>) -> [Result<Outcome, DropReason>; 3] {
+    let declared = ["10.0.0.0/8", "fc00::/7"].map(|prefix| prefix.parse().expect("a prefix"));
+    [
+        IpSpec::Any,
+        IpSpec::Declared(declared.to_vec()),
+        IpSpec::Dhcp,
+    ]
+    .map(|ip| {
+        let guard = Guard::new(&GuardSpec {
+            mac: MacSpec::Declared(vec![frame.src()]),
+            ip,
+            ..GuardSpec::default()
+        });
+        let digest = Digest::of(frame, 1);
+        guard.judge(&GuardState::new(), frame, &digest, Tick::ZERO)
+    })
 }
 
 fuzz_target!(|input: Input<'_>| {
@@ -67,5 +93,12 @@ fuzz_target!(|input: Input<'_>| {
             (layers.transport_offset, layers.end),
             (deep.transport_offset, deep.end)
         );
+    }
+    for (short, long) in judged(&frame).into_iter().zip(judged(&whole)) {
+        assert!(short == long || short == Err(DropReason::HeadersTooLong));
+    }
+    if let Some(event) = lease::observe(&frame) {
+        assert!(event.client.is_station() && event.changes().count() > 0);
+        assert_eq!(lease::observe(&whole), Some(event));
     }
 });

@@ -98,7 +98,7 @@ reasons! {
     EncapsulationRefused "encapsulation-refused" Ingress;
     /// A fragment, or headers that cannot be followed, where a guard must see the whole (RFC 6980, RFC 7112, RFC 7113).
     ControlFragmented "control-fragmented" Ingress;
-    /// A header that contradicts itself or the frame, where a rule or a guard reads it.
+    /// A header that contradicts itself or the frame, or asks for a source route, where a rule or a guard reads it.
     HeaderInvalid "header-invalid" Ingress;
     /// More ARP and neighbour discovery packets than the port may send.
     AddressingRate "addressing-rate" Ingress;

@@ -1,3 +1,5 @@
+mod messages;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{

@@ -66,11 +66,12 @@ pub(super) fn judge_llc(speaker: &Speaker<'_>, frame: &Frame<'_>) -> Result<bool
     let bytes = frame.bytes().get(at..).unwrap_or(&[]);
     let available = (frame.total_len() as usize).saturating_sub(at);
     // A SNAP header counts as one whatever the length says: some receivers read on all the same.
-    let looks_like_snap = bytes
-        .first_chunk::<2>()
-        .is_some_and(|saps| saps.iter().any(|sap| sap & 0xfe == sap::SNAP));
-    if looks_like_snap {
-        return Err(DropReason::EncapsulationRefused);
+    match bytes.first_chunk::<2>() {
+        Some(saps) if saps.iter().any(|sap| sap & 0xfe == sap::SNAP) => {
+            return Err(DropReason::EncapsulationRefused);
+        }
+        None if available >= 2 => return Err(DropReason::HeadersTooLong),
+        _ => {}
     }
     let header = match Llc::parse(bytes, frame.ethertype(), available) {
         Ok(header) => header,

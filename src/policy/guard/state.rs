@@ -103,7 +103,7 @@ impl GuardState {
         }
     }
 
-    pub(super) fn holds(&self, address: IpAddr, binding: Binding) -> bool {
+    pub(in crate::policy) fn holds(&self, address: IpAddr, binding: Binding) -> bool {
         self.leases.holds(address, binding)
     }
 
