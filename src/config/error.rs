@@ -68,7 +68,13 @@ pub enum ConfigError {
     Invalid(Vec<Fault>),
 }
 
+/// Lines that people are shown at once.
+const SHOWN: usize = 200;
+
 fn lines(faults: &[Fault]) -> String {
-    let lines: Vec<String> = faults.iter().map(Fault::to_string).collect();
+    let shown = faults.iter().take(SHOWN).map(Fault::to_string);
+    let rest = faults.len().saturating_sub(SHOWN);
+    let rest = (rest > 0).then(|| format!("and {rest} more"));
+    let lines: Vec<String> = shown.chain(rest).collect();
     lines.join("\n")
 }

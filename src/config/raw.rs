@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::nearest::nearest;
-use super::{ConfigError, Fault, Overrides, Place};
+use super::{ConfigError, Fault, Place};
 
 /// A value as it was written.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +22,8 @@ pub(super) enum Value {
     Boolean(bool),
     /// An array, or a flag's key given several times.
     List(Vec<Item>),
+    /// An inline table, or a section within a section.
+    Table(Vec<Entry>),
     /// A shape that no key takes, by name.
     Other(&'static str),
 }
@@ -33,8 +35,15 @@ pub(super) struct Item {
     pub(super) value: Value,
 }
 
+impl Item {
+    /// Whether it is just that word.
+    pub(super) fn is_word(&self, word: &str) -> bool {
+        matches!(&self.value, Value::Text(text) | Value::Word(text) if text == word)
+    }
+}
+
 /// `key = value`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub(super) key: String,
     pub(super) item: Item,
@@ -49,45 +58,54 @@ pub(super) struct Section {
     pub(super) entries: Vec<Entry>,
 }
 
+/// Sections of one kind, each with its name.
+pub(super) type Named = Vec<(String, Section)>;
+
 /// The whole configuration before it means anything.
 #[derive(Debug, Clone)]
 pub(super) struct Raw {
     pub(super) switch: Section,
     pub(super) fdb: Section,
-    /// By name.
-    pub(super) ports: Vec<(String, Section)>,
+    pub(super) conntrack: Section,
+    pub(super) defaults: Section,
+    pub(super) ports: Named,
+    pub(super) groups: Named,
+    pub(super) sets: Named,
+    pub(super) lists: Named,
+    pub(super) asserts: Vec<Section>,
     /// Sections that nobody knows, and sections that are no tables.
     pub(super) strays: Vec<Fault>,
 }
 
-/// Keys of a port's flag, and the key of the file that each stands for.
-const FLAG_KEYS: [(&str, &str); 11] = [
-    ("connect", "connect"),
-    ("group", "groups"),
-    ("groups", "groups"),
-    ("mac", "mac"),
-    ("mode", "mode"),
-    ("mtu", "mtu"),
-    ("native", "native"),
-    ("queues", "queues"),
-    ("trunk", "trunk"),
-    ("uplink", "uplink"),
-    ("vlan", "vlan"),
+/// Every section, and how it is written.
+const SECTIONS: [(&str, &str); 9] = [
+    ("switch", "[switch]"),
+    ("fdb", "[fdb]"),
+    ("conntrack", "[conntrack]"),
+    ("defaults", "[defaults]"),
+    ("port", "[port.NAME]"),
+    ("group", "[group.NAME]"),
+    ("acl", "[acl.NAME]"),
+    ("set", "[set.NAME]"),
+    ("assert", "[[assert]]"),
 ];
-/// Keys that may be given several times in one flag.
-const LIST_KEYS: [&str; 3] = ["groups", "mac", "trunk"];
-const FLAG_FORM: &str = "write --port NAME=PATH[,key=value]...";
 
 /// Knows on which line each byte stands.
-struct Source<'t> {
+struct Source {
     file: String,
-    text: &'t str,
+    /// Where the lines after the first begin.
+    lines: Vec<usize>,
 }
 
-impl Source<'_> {
+impl Source {
+    fn new(file: String, text: &str) -> Self {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let lines = ends.map(|(at, _)| at + 1).collect();
+        Self { file, lines }
+    }
+
     fn at(&self, span: &Range<usize>) -> Place {
-        let before = self.text.as_bytes().iter().take(span.start);
-        let line = 1 + before.filter(|byte| **byte == b'\n').count();
+        let line = 1 + self.lines.partition_point(|begin| *begin <= span.start);
         Place::Line {
             file: self.file.clone(),
             line,
@@ -104,31 +122,58 @@ impl Source<'_> {
             DeValue::Array(items) => {
                 Value::List(items.iter().map(|item| self.item(item)).collect())
             }
+            DeValue::Table(table) => Value::Table(self.entries(table)),
             DeValue::Float(_) => Value::Other("a number with a fraction"),
             DeValue::Datetime(_) => Value::Other("a date"),
-            DeValue::Table(_) => Value::Other("a table"),
         };
         Item { place, value }
     }
 
-    fn section(&self, title: String, place: Place, table: &DeTable<'_>) -> Section {
+    fn entries(&self, table: &DeTable<'_>) -> Vec<Entry> {
         let mut spanned: Vec<_> = table.iter().collect();
         spanned.sort_by_key(|(key, _)| key.span().start);
-        let entries = spanned
-            .into_iter()
-            .map(|(key, value)| Entry {
-                key: key.get_ref().to_string(),
-                item: Item {
-                    place: self.at(&key.span()),
-                    ..self.item(value)
-                },
-            })
-            .collect();
+        let entries = spanned.into_iter().map(|(key, value)| Entry {
+            key: key.get_ref().to_string(),
+            item: Item {
+                place: self.at(&key.span()),
+                ..self.item(value)
+            },
+        });
+        entries.collect()
+    }
+
+    fn section(&self, title: String, place: Place, table: &DeTable<'_>) -> Section {
         Section {
             title,
             place,
-            entries,
+            entries: self.entries(table),
         }
+    }
+
+    /// The sections of one kind, such as all `[port.NAME]`.
+    fn named(&self, kind: &str, table: &DeTable<'_>, strays: &mut Vec<Fault>) -> Named {
+        let mut sections: Vec<_> = table.iter().collect();
+        sections.sort_by_key(|(key, _)| key.span().start);
+        let mut named = Vec::with_capacity(sections.len());
+        for (key, value) in sections {
+            let name = key.get_ref().to_string();
+            let place = self.at(&key.span());
+            match value.get_ref() {
+                DeValue::Table(table) => {
+                    let section = self.section(format!("{kind} {name:?}"), place, table);
+                    named.push((name, section));
+                }
+                _ => strays.push(Fault {
+                    place,
+                    subject: format!("{kind}.{name}"),
+                    problem: "is not a section".to_owned(),
+                    remedy: format!(
+                        "[{kind}] holds {kind}s only: write [{kind}.{name}], or put the key into one"
+                    ),
+                }),
+            }
+        }
+        named
     }
 
     fn syntax_error(&self, error: &toml::de::Error) -> ConfigError {
@@ -150,85 +195,104 @@ impl Source<'_> {
     }
 }
 
+impl Raw {
+    fn empty(whole: &Place) -> Self {
+        let empty = |title: &str| Section {
+            title: title.to_owned(),
+            place: whole.clone(),
+            entries: Vec::new(),
+        };
+        Self {
+            switch: empty("[switch]"),
+            fdb: empty("[fdb]"),
+            conntrack: empty("[conntrack]"),
+            defaults: empty("[defaults]"),
+            ports: Vec::new(),
+            groups: Vec::new(),
+            sets: Vec::new(),
+            lists: Vec::new(),
+            asserts: Vec::new(),
+            strays: Vec::new(),
+        }
+    }
+
+    /// Takes one section of the file in.
+    fn add(&mut self, source: &Source, key: &str, place: Place, value: &DeValue<'_>) {
+        let DeValue::Table(table) = value else {
+            return self.add_other(source, key, place, value);
+        };
+        let single = match key {
+            "switch" => &mut self.switch,
+            "fdb" => &mut self.fdb,
+            "conntrack" => &mut self.conntrack,
+            "defaults" => &mut self.defaults,
+            "port" => return self.ports = source.named(key, table, &mut self.strays),
+            "group" => return self.groups = source.named(key, table, &mut self.strays),
+            "set" => return self.sets = source.named(key, table, &mut self.strays),
+            "acl" => return self.lists = source.named(key, table, &mut self.strays),
+            _ => return self.add_other(source, key, place, value),
+        };
+        *single = source.section(format!("[{key}]"), place, table);
+    }
+
+    /// `[[assert]]`, and whatever has the wrong shape or name.
+    fn add_other(&mut self, source: &Source, key: &str, place: Place, value: &DeValue<'_>) {
+        let known = SECTIONS.iter().find(|(name, _)| *name == key);
+        match (known, value) {
+            (Some(("assert", form)), DeValue::Array(items)) => {
+                for item in items.iter() {
+                    let place = source.at(&item.span());
+                    match item.get_ref() {
+                        DeValue::Table(table) => {
+                            let section = source.section((*form).to_owned(), place, table);
+                            self.asserts.push(section);
+                        }
+                        _ => self.strays.push(no_section(place, key, form)),
+                    }
+                }
+            }
+            (Some((_, form)), _) => self.strays.push(no_section(place, key, form)),
+            (None, _) => self.strays.push(stray(place, key, value)),
+        }
+    }
+}
+
 /// Text of a file to entries. Without a file the result is empty sections, for flags to fill.
 pub(super) fn parse_file(file: Option<&Path>, text: &str) -> Result<Raw, ConfigError> {
-    let source = Source {
-        file: file.map_or("command line".to_owned(), |path| path.display().to_string()),
-        text,
-    };
-    let whole = Place::Whole(source.file.clone());
-    let empty = |title: &str| Section {
-        title: title.to_owned(),
-        place: whole.clone(),
-        entries: Vec::new(),
-    };
-    let mut raw = Raw {
-        switch: empty("[switch]"),
-        fdb: empty("[fdb]"),
-        ports: Vec::new(),
-        strays: Vec::new(),
-    };
+    let name = file.map_or("command line".to_owned(), |path| path.display().to_string());
+    let source = Source::new(name, text);
+    let mut raw = Raw::empty(&Place::Whole(source.file.clone()));
     let table = DeTable::parse(text).map_err(|error| source.syntax_error(&error))?;
     let mut sections: Vec<_> = table.get_ref().iter().collect();
     sections.sort_by_key(|(key, _)| key.span().start);
     for (key, value) in sections {
         let place = source.at(&key.span());
-        match (key.get_ref().as_ref(), value.get_ref()) {
-            ("switch", DeValue::Table(table)) => {
-                raw.switch = source.section("[switch]".to_owned(), place, table);
-            }
-            ("fdb", DeValue::Table(table)) => {
-                raw.fdb = source.section("[fdb]".to_owned(), place, table);
-            }
-            ("port", DeValue::Table(ports)) => add_ports(&source, ports, &mut raw),
-            ("port", _) => raw.strays.push(Fault {
-                place,
-                subject: "port".to_owned(),
-                problem: "is not a section".to_owned(),
-                remedy: "write [port.NAME] for each port".to_owned(),
-            }),
-            (known @ ("switch" | "fdb"), _) => raw.strays.push(Fault {
-                place,
-                subject: known.to_owned(),
-                problem: "is not a section".to_owned(),
-                remedy: format!("write [{known}] on a line of its own"),
-            }),
-            (unknown, value) => raw.strays.push(stray(place, unknown, value)),
-        }
+        raw.add(&source, key.get_ref(), place, value.get_ref());
     }
     Ok(raw)
 }
 
-fn add_ports(source: &Source<'_>, ports: &DeTable<'_>, raw: &mut Raw) {
-    let mut ports: Vec<_> = ports.iter().collect();
-    ports.sort_by_key(|(key, _)| key.span().start);
-    for (key, value) in ports {
-        let name = key.get_ref().to_string();
-        let place = source.at(&key.span());
-        match value.get_ref() {
-            DeValue::Table(table) => {
-                let section = source.section(format!("port {name:?}"), place, table);
-                raw.ports.push((name, section));
-            }
-            _ => raw.strays.push(Fault {
-                place,
-                subject: format!("port.{name}"),
-                problem: "is not a section".to_owned(),
-                remedy: format!(
-                    "[port] holds ports only: write [port.{name}], or put the key into one"
-                ),
-            }),
-        }
+fn no_section(place: Place, name: &str, form: &str) -> Fault {
+    Fault {
+        place,
+        subject: name.to_owned(),
+        problem: "is not a section".to_owned(),
+        remedy: format!("write {form} on a line of its own"),
     }
 }
 
 fn stray(place: Place, name: &str, value: &DeValue<'_>) -> Fault {
     let is_section = matches!(value, DeValue::Table(_) | DeValue::Array(_));
     let what = if is_section { "section" } else { "key" };
-    let remedy = match nearest(name, &["switch", "fdb", "port"]) {
-        Some("port") if is_section => "did you mean [port.NAME]?".to_owned(),
-        Some(known) => format!("did you mean [{known}]?"),
-        None => "there are [switch], [fdb] and [port.NAME]".to_owned(),
+    let names = SECTIONS.map(|(name, _)| name);
+    let near = nearest(name, &names);
+    let form = |name| SECTIONS.iter().find(|(known, _)| Some(*known) == name);
+    let remedy = match form(near) {
+        Some((_, form)) => format!("did you mean {form}?"),
+        None => format!(
+            "the sections are {}",
+            SECTIONS.map(|(_, form)| form).join(", ")
+        ),
     };
     Fault {
         place,
@@ -236,122 +300,4 @@ fn stray(place: Place, name: &str, value: &DeValue<'_>) -> Fault {
         problem: format!("unknown {what}"),
         remedy,
     }
-}
-
-/// Adds what the command line says; it replaces what the file said.
-pub(super) fn add_overrides(raw: &mut Raw, overrides: &Overrides, faults: &mut Vec<Fault>) {
-    let control = overrides.control.as_ref();
-    let control = control.map(|path| path.to_string_lossy().into_owned());
-    let scalars = [
-        ("name", &overrides.name),
-        ("mode", &overrides.mode),
-        ("control", &control),
-        ("workers", &overrides.workers),
-        ("poll", &overrides.poll),
-    ];
-    for (key, value) in scalars {
-        if let Some(word) = value {
-            let place = Place::Flag(format!("--{key} {word}"));
-            replace(&mut raw.switch, key, place, Value::Word(word.clone()));
-        }
-    }
-    if !overrides.cpus.is_empty() {
-        let place = Place::Flag(format!("--cpus {}", overrides.cpus.join(",")));
-        let item = |word: &String| Item {
-            place: place.clone(),
-            value: Value::Word(word.clone()),
-        };
-        let list = Value::List(overrides.cpus.iter().map(item).collect());
-        replace(&mut raw.switch, "cpus", place.clone(), list);
-    }
-    for flag in &overrides.ports {
-        match parse_port_flag(flag) {
-            Ok(port) => raw.ports.push(port),
-            Err(fault) => faults.push(fault),
-        }
-    }
-}
-
-fn replace(section: &mut Section, key: &str, place: Place, value: Value) {
-    section.entries.retain(|entry| entry.key != key);
-    section.entries.push(Entry {
-        key: key.to_owned(),
-        item: Item { place, value },
-    });
-}
-
-/// `NAME=PATH[,key=value]...` to the same entries as a `[port.NAME]` section.
-fn parse_port_flag(flag: &str) -> Result<(String, Section), Fault> {
-    let place = Place::Flag(format!("--port {flag}"));
-    let refuse = |subject: &str, problem: String, remedy: String| Fault {
-        place: place.clone(),
-        subject: subject.to_owned(),
-        problem,
-        remedy,
-    };
-    let mut parts = flag.split(',');
-    let (name, path) = parts
-        .next()
-        .and_then(|first| first.split_once('='))
-        .filter(|(name, path)| !name.is_empty() && !path.is_empty())
-        .ok_or_else(|| refuse("", "has no NAME=PATH".to_owned(), FLAG_FORM.to_owned()))?;
-    let title = format!("port {name:?}");
-    let mut section = Section {
-        title: title.clone(),
-        place: place.clone(),
-        entries: Vec::new(),
-    };
-    replace(
-        &mut section,
-        "socket",
-        place.clone(),
-        Value::Word(path.to_owned()),
-    );
-    for part in parts {
-        let (key, word) = part.split_once('=').ok_or_else(|| {
-            let problem = format!("{part:?} is not key=value");
-            refuse(&title, problem, FLAG_FORM.to_owned())
-        })?;
-        let known = FLAG_KEYS.iter().find(|(name, _)| *name == key);
-        let Some((_, key_of_file)) = known else {
-            let names = FLAG_KEYS.map(|(name, _)| name);
-            let remedy = match nearest(key, &names) {
-                Some(near) => format!("did you mean {near}?"),
-                None => format!("the keys of --port are {}", names.join(", ")),
-            };
-            return Err(refuse(
-                &format!("{title}: {key}"),
-                "unknown key".to_owned(),
-                remedy,
-            ));
-        };
-        let item = Item {
-            place: place.clone(),
-            value: Value::Word(word.to_owned()),
-        };
-        add_flag_key(&mut section, key_of_file, item).map_err(|()| {
-            let remedy = "give it once".to_owned();
-            refuse(&format!("{title}: {key}"), "given twice".to_owned(), remedy)
-        })?;
-    }
-    Ok((name.to_owned(), section))
-}
-
-fn add_flag_key(section: &mut Section, key: &str, item: Item) -> Result<(), ()> {
-    let is_list = LIST_KEYS.contains(&key);
-    let place = item.place.clone();
-    let found = section.entries.iter_mut().find(|entry| entry.key == key);
-    match found.map(|entry| &mut entry.item.value) {
-        Some(Value::List(items)) => items.push(item),
-        Some(_) => return Err(()),
-        None => {
-            let value = if is_list {
-                Value::List(vec![item])
-            } else {
-                item.value
-            };
-            replace(section, key, place, value);
-        }
-    }
-    Ok(())
 }

@@ -42,9 +42,20 @@ impl<'f> Reader<'f> {
         });
     }
 
-    /// Whether `key` was written at all.
+    /// How many faults there are so far, of all sections.
+    pub(super) fn faults(&self) -> usize {
+        self.faults.len()
+    }
+
+    /// Whether `key` is still to be read.
     pub(super) fn has(&self, key: &str) -> bool {
         self.section.entries.iter().any(|entry| entry.key == key)
+    }
+
+    /// Where `key` was written.
+    pub(super) fn place_of(&self, key: &str) -> Option<Place> {
+        let found = self.section.entries.iter().find(|entry| entry.key == key);
+        found.map(|entry| entry.item.place.clone())
     }
 
     fn take(&mut self, key: &'static str) -> Option<Item> {
@@ -52,6 +63,34 @@ impl<'f> Reader<'f> {
         let entries = &mut self.section.entries;
         let index = entries.iter().position(|entry| entry.key == key)?;
         Some(entries.remove(index).item)
+    }
+
+    /// A section within this one: an inline table, or `[port.NAME.limits]`.
+    pub(super) fn section(&mut self, key: &'static str, remedy: &str) -> Option<Section> {
+        let item = self.take(key)?;
+        self.section_of(key, item, remedy)
+    }
+
+    /// The same for one item of a list.
+    pub(super) fn section_of(
+        &mut self,
+        key: &'static str,
+        item: Item,
+        remedy: &str,
+    ) -> Option<Section> {
+        match item.value {
+            Value::Table(entries) => Some(Section {
+                title: format!("{}: {key}", self.section.title),
+                place: item.place,
+                entries,
+            }),
+            other => self.wrong_type(item.place, key, &other, "a table", remedy),
+        }
+    }
+
+    /// A reader of a section within this one; its faults go where ours go.
+    pub(super) fn within(&mut self, section: Section) -> Reader<'_> {
+        Reader::new(section, self.faults)
     }
 
     /// A string, not empty.
@@ -108,6 +147,60 @@ impl<'f> Reader<'f> {
         number
     }
 
+    /// One number, or `"20-29"`, of a list; not empty.
+    pub(super) fn range_of(
+        &mut self,
+        key: &'static str,
+        item: Item,
+        range: RangeInclusive<u16>,
+    ) -> Option<RangeInclusive<u16>> {
+        let range = u32::from(*range.start())..=u32::from(*range.end());
+        let place = item.place.clone();
+        let (first, last) = match &item.value {
+            Value::Text(word) | Value::Word(word) if word.contains('-') => {
+                let (first, last) = word.split_once('-')?;
+                (first.trim().to_owned(), last.trim().to_owned())
+            }
+            Value::Text(word) => (word.clone(), word.clone()),
+            _ => {
+                let number = u16::try_from(self.number_of(key, item, range)?).ok()?;
+                return Some(number..=number);
+            }
+        };
+        let mut end = |word: String| {
+            let (place, value) = (place.clone(), Value::Word(word));
+            let number = self.number_of(key, Item { place, value }, range.clone())?;
+            u16::try_from(number).ok()
+        };
+        let first = end(first)?;
+        let last = end(last)?;
+        if first > last {
+            let problem = format!("{first}-{last} runs backwards");
+            self.fault(place, key, problem, "write the smaller number first");
+            return None;
+        }
+        Some(first..=last)
+    }
+
+    /// Ranges: one or a list of them.
+    pub(super) fn ranges(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u16>,
+    ) -> Vec<RangeInclusive<u16>> {
+        let Some((items, place)) = self.list(key) else {
+            return Vec::new();
+        };
+        if items.is_empty() {
+            let remedy = "name at least one, or leave the key out";
+            self.fault(place, key, "is an empty list".to_owned(), remedy);
+        }
+        let ranges = items.into_iter();
+        ranges
+            .filter_map(|item| self.range_of(key, item, range.clone()))
+            .collect()
+    }
+
     /// `true` or `false` in a file, and what people write in flags.
     pub(super) fn boolean(&mut self, key: &'static str) -> Option<bool> {
         let item = self.take(key)?;
@@ -143,13 +236,19 @@ impl<'f> Reader<'f> {
         let (word, place) = self.text(key, &format!("choose one of {all}"))?;
         let found = choices.iter().find(|(name, _)| *name == word);
         if found.is_none() {
-            let remedy = match nearest(&word, &names) {
-                Some(near) => format!("did you mean {near:?}? The choices are {all}"),
-                None => format!("choose one of {all}"),
-            };
-            self.fault(place, key, format!("{word:?} is not known"), &remedy);
+            self.unknown_word(place, key, &word, &names);
         }
         found.map(|(_, value)| *value)
+    }
+
+    /// Refuses a word that is none of `names`.
+    pub(super) fn unknown_word(&mut self, place: Place, key: &str, word: &str, names: &[&str]) {
+        let all = names.join(", ");
+        let remedy = match nearest(word, names) {
+            Some(near) => format!("did you mean {near:?}? The choices are {all}"),
+            None => format!("choose one of {all}"),
+        };
+        self.fault(place, key, format!("{word:?} is not known"), &remedy);
     }
 
     /// A list, or one value that stands for a list of one.
@@ -194,6 +293,7 @@ impl<'f> Reader<'f> {
             Value::Number(_) => "a number",
             Value::Boolean(_) => "true or false",
             Value::List(_) => "a list",
+            Value::Table(_) => "a table",
             Value::Other(name) => name,
         };
         self.fault(place, key, format!("is {found}, not {wanted}"), remedy);

@@ -1,11 +1,17 @@
 //! The validated model: what the rest of the house is built from.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::Place;
+use crate::counters::{PortId, PortSet};
 use crate::datapath::PollMode;
 use crate::fabric::{FdbLimits, Mode, VlanMembership};
-use crate::frame::Mac;
+use crate::frame::{Mac, Vid};
+use crate::policy::rule::{Rule, Who};
+use crate::policy::spec::{
+    ConnectionQuota, GuardSpec, LimitSpec, MacSpec, PolicySpec, PortPolicy, TrackingSpec,
+};
 use crate::port::endpoint::Endpoint;
 
 /// Queue pairs of one port.
@@ -40,6 +46,10 @@ pub struct SwitchSpec {
     pub spin_us: u32,
     /// The forwarding table.
     pub fdb: FdbLimits,
+    /// Whether ports without a list carry nothing but addressing (`default = "deny"`).
+    pub default_deny: bool,
+    /// Bounds of connection tracking.
+    pub tracking: TrackingSpec,
     /// 1 to [`MAX_PORTS`](crate::counters::MAX_PORTS), in the order they were written.
     pub ports: Vec<PortSpec>,
 }
@@ -65,8 +75,46 @@ pub struct PortSpec {
     pub queues: u16,
     /// What the guest is told (VIRTIO_NET_F_MTU); not offered when absent.
     pub mtu: Option<u16>,
+    /// Port security, with every exception that was made; see [`PortSpec::switched_off`].
+    pub guard: GuardSpec,
+    /// The names of the lists that are bound to it, in the order in which they are heard.
+    pub lists: Vec<String>,
+    /// What it may send: their rules, one after the other. Ports of a rule are told by their place in
+    /// [`SwitchSpec::ports`]. `None`: no list.
+    pub outbound: Option<Arc<[Rule]>>,
+    /// What it may receive, likewise.
+    pub inbound: Option<Arc<[Rule]>>,
+    /// Limits of what it sends and receives.
+    pub limits: LimitSpec,
+    /// Bounds of its connections.
+    pub quota: ConnectionQuota,
+    /// The most source addresses that are learned from it; `None`: as the forwarding table has it.
+    pub max_macs: Option<u32>,
+    /// Who may open its socket.
+    pub access: SocketAccess,
     /// Where the socket was named.
     pub origin: Place,
+}
+
+/// Who may open a socket that we make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// Permission bits, `0o600` by default. Never any for others.
+    pub mode: u32,
+    /// The file's owner, by name or number; `None`: ours.
+    pub owner: Option<String>,
+    /// The file's group, by name or number; `None`: ours.
+    pub group: Option<String>,
+}
+
+impl Default for SocketAccess {
+    fn default() -> Self {
+        Self {
+            mode: 0o600,
+            owner: None,
+            group: None,
+        }
+    }
 }
 
 impl PortSpec {
@@ -74,5 +122,123 @@ impl PortSpec {
     #[must_use]
     pub fn is_connecting(&self) -> bool {
         matches!(self.endpoint, Endpoint::Connect(_))
+    }
+
+    /// What of port security does not hold here, in the configuration's words. Empty for a guest of which nothing was said.
+    #[must_use]
+    pub fn switched_off(&self) -> Vec<&'static str> {
+        let may = self.guard.may;
+        let exceptions = [
+            (self.guard.mac == MacSpec::Any, "spoofing"),
+            (may.dhcp_server, "dhcp_server"),
+            (may.router, "router"),
+            (may.link_protocols, "link_protocols"),
+        ];
+        let said = exceptions.into_iter().filter(|(is_off, _)| *is_off);
+        said.map(|(_, name)| name).collect()
+    }
+}
+
+impl SwitchSpec {
+    /// The policy: that of the first port is `ports[0]`, as if the ports had the ids 0, 1, 2, ...
+    #[must_use]
+    pub fn policy(&self) -> PolicySpec {
+        let ids: Vec<PortId> = (0..)
+            .map_while(PortId::new)
+            .take(self.ports.len())
+            .collect();
+        self.policy_for(&ids)
+    }
+
+    /// The policy where port `n` of this model has the id `ids[n]`. An id in between that no port has may send and
+    /// receive nothing; a port without an id has no policy.
+    #[must_use]
+    pub fn policy_for(&self, ids: &[PortId]) -> PolicySpec {
+        let room = ids.iter().map(|id| id.index() + 1).max().unwrap_or(0);
+        let closed: Arc<[Rule]> = Arc::new([]);
+        let nobody = PortPolicy {
+            outbound: Some(Arc::clone(&closed)),
+            inbound: Some(closed),
+            ..PortPolicy::default()
+        };
+        let mut ports = vec![nobody; room];
+        let mut moved = Moved::new(ids);
+        for (port, id) in self.ports.iter().zip(ids) {
+            if let Some(policy) = ports.get_mut(id.index()) {
+                *policy = PortPolicy {
+                    guard: port.guard.clone(),
+                    outbound: port.outbound.as_ref().map(|rules| moved.list(rules)),
+                    inbound: port.inbound.as_ref().map(|rules| moved.list(rules)),
+                    limits: port.limits,
+                    quota: Some(port.quota),
+                    untagged: untagged(&port.vlan),
+                };
+            }
+        }
+        PolicySpec {
+            ports,
+            default_deny: self.default_deny,
+            tracking: self.tracking.clone(),
+        }
+    }
+}
+
+/// The segment of frames without a tag.
+fn untagged(vlan: &VlanMembership) -> Option<Vid> {
+    match vlan {
+        VlanMembership::Access(vid) => Some(*vid),
+        VlanMembership::Trunk { native, .. } => *native,
+    }
+}
+
+/// Lists whose ports are told by their ids; what several ports share stays shared.
+struct Moved<'i> {
+    ids: &'i [PortId],
+    is_same: bool,
+    done: Vec<(Arc<[Rule]>, Arc<[Rule]>)>,
+}
+
+impl<'i> Moved<'i> {
+    fn new(ids: &'i [PortId]) -> Self {
+        Self {
+            ids,
+            is_same: ids
+                .iter()
+                .enumerate()
+                .all(|(place, id)| id.index() == place),
+            done: Vec::new(),
+        }
+    }
+
+    fn list(&mut self, rules: &Arc<[Rule]>) -> Arc<[Rule]> {
+        if self.is_same {
+            return Arc::clone(rules);
+        }
+        let found = self.done.iter().find(|(from, _)| Arc::ptr_eq(from, rules));
+        if let Some((_, to)) = found {
+            return Arc::clone(to);
+        }
+        let to: Arc<[Rule]> = rules.iter().map(|rule| self.rule(rule)).collect();
+        self.done.push((Arc::clone(rules), Arc::clone(&to)));
+        to
+    }
+
+    fn rule(&self, rule: &Rule) -> Rule {
+        let who = |who: &Who| match who {
+            Who::Ports(places) => Who::Ports(self.ports(places)),
+            other => *other,
+        };
+        Rule {
+            from: rule.from.iter().map(who).collect(),
+            to: rule.to.iter().map(who).collect(),
+            ..rule.clone()
+        }
+    }
+
+    fn ports(&self, places: &PortSet) -> PortSet {
+        let ids = places
+            .iter()
+            .filter_map(|place| self.ids.get(place.index()));
+        ids.copied().collect()
     }
 }

@@ -1,25 +1,22 @@
 //! Second step: entries to meaning, and the rules that hold between ports.
 
-use std::collections::HashMap;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::between::{check_between, check_control, check_count};
+use super::limits::Connections;
+use super::lists::Lists;
 use super::paths::default_control_path;
-use super::raw::{Item, Raw, Section, Value};
+use super::ports::{Draft, Under, read_defaults, read_group_sections};
+use super::raw::{Raw, Section};
 use super::reader::Reader;
-use super::spec::{MAX_MTU, MAX_NAME, MAX_QUEUES, MAX_SOCKET_PATH, MIN_MTU, PortSpec, SwitchSpec};
-use super::{Fault, Place};
-use crate::counters::MAX_PORTS;
+use super::shared::{Access, Shared};
+use super::spec::SwitchSpec;
+use super::who::Names;
+use super::{Fault, MAX_FDB, MODES, NAME_RULE, Place, narrow, socket_path, valid_name};
 use crate::datapath::PollMode;
-use crate::fabric::{FdbLimits, Mode, VidSet, VlanMembership};
-use crate::frame::{Mac, Vid};
-use crate::port::endpoint::Endpoint;
+use crate::fabric::{FdbLimits, Mode};
+use crate::policy::spec::{ConnectionQuota, Timeouts, TrackingSpec};
 
-const MODES: [(&str, Mode); 3] = [
-    ("bridge", Mode::Bridge),
-    ("isolated", Mode::Isolated),
-    ("private", Mode::Private),
-];
 const POLLS: [(&str, PollMode); 3] = [
     ("adaptive", PollMode::Adaptive),
     ("always", PollMode::Always),
@@ -28,29 +25,41 @@ const POLLS: [(&str, PollMode); 3] = [
 const MAX_WORKERS: u32 = 64;
 const MAX_SPIN_US: u32 = 10_000;
 const DEFAULT_SPIN_US: u32 = 50;
-const MAX_FDB: u32 = 1 << 20;
 const MAX_AGEING: u32 = 1_000_000;
-const MAX_VLAN: u32 = 4094;
-const MAX_GROUPS: usize = 64;
-const NAME_RULE: &str = "choose 1 to 32 of A-Z a-z 0-9 _ . - and begin with a letter, a digit or _";
-const SOCKET_RULE: &str = "name the Unix socket, such as socket = \"/run/portcullis/web.sock\"";
-const MAC_RULE: &str = "give a guest's own address, such as 52:54:00:12:34:56";
+/// Five days, as the kernel keeps an established TCP connection (nf_conntrack_tcp_timeout_established).
+const MAX_TIMEOUT: u32 = 432_000;
 
 /// Gives meaning to `raw`. The result is to be used only if `faults` is empty afterwards.
 pub(super) fn validate(mut raw: Raw, file: Option<&Path>, faults: &mut Vec<Fault>) -> SwitchSpec {
     faults.append(&mut raw.strays);
-    let whole = raw.switch.place.clone();
-    let whole = match whole {
+    let whole = match raw.switch.place.clone() {
         Place::Line { file, .. } => Place::Whole(file),
         other => other,
     };
     let mut fdb = read_fdb(raw.fdb, faults);
     let switch = read_switch(raw.switch, file, faults);
-    let mut ports = Vec::new();
-    for (name, section) in raw.ports {
-        ports.extend(read_port(name, section, switch.mode, &fdb, faults));
-    }
-    fdb.ports = u16::try_from(ports.len()).unwrap_or(u16::MAX);
+    let tracking = read_conntrack(raw.conntrack, faults);
+    let under = Under {
+        mode: switch.mode,
+        switch: Shared {
+            access: switch.access.clone(),
+            ..Shared::default()
+        },
+        defaults: read_defaults(raw.defaults, faults),
+        groups: read_group_sections(raw.groups, faults),
+        quota: quota(&tracking),
+    };
+    let drafts = raw.ports.into_iter();
+    let drafts: Vec<Draft> = drafts
+        .map(|(name, section)| Draft::read(name, section, &fdb, faults))
+        .collect();
+    let names = Names::new(&drafts, under.groups.keys(), raw.sets, faults);
+    let mut lists = Lists::read(raw.lists, &names, switch.default_deny, faults);
+    let ports: Vec<_> = drafts
+        .into_iter()
+        .filter_map(|draft| draft.resolve(&under, &mut lists, faults))
+        .collect();
+    fdb.ports = narrow(u32::try_from(ports.len()).unwrap_or(u32::MAX));
     check_count(&ports, &whole, faults);
     check_between(&ports, faults);
     check_control(&switch, &ports, faults);
@@ -64,17 +73,21 @@ pub(super) fn validate(mut raw: Raw, file: Option<&Path>, faults: &mut Vec<Fault
         poll: switch.poll,
         spin_us: switch.spin_us,
         fdb,
+        default_deny: switch.default_deny,
+        tracking,
         ports,
     }
 }
 
 /// `[switch]`, read.
-struct Switch {
-    name: String,
+pub(super) struct Switch {
+    pub(super) name: String,
     mode: Mode,
-    control: PathBuf,
-    control_origin: Place,
-    control_is_default: bool,
+    default_deny: bool,
+    access: Access,
+    pub(super) control: PathBuf,
+    pub(super) control_origin: Place,
+    pub(super) control_is_default: bool,
     workers: u16,
     cpus: Vec<u16>,
     poll: PollMode,
@@ -97,6 +110,8 @@ fn read_switch(section: Section, file: Option<&Path>, faults: &mut Vec<Fault>) -
     let stem = stem.filter(|stem| valid_name(stem)).unwrap_or("default");
     let name = name.unwrap_or_else(|| stem.to_owned());
     let mode = reader.choice("mode", &MODES).unwrap_or_default();
+    let default = reader.choice("default", &[("allow", false), ("deny", true)]);
+    let access = Access::read(&mut reader);
     let control = reader.text("control", "name the control socket's path");
     let control = control.and_then(|(path, place)| {
         Some((socket_path(&mut reader, "control", path, &place)?, place))
@@ -110,6 +125,8 @@ fn read_switch(section: Section, file: Option<&Path>, faults: &mut Vec<Fault>) -
     Switch {
         name,
         mode,
+        default_deny: default.unwrap_or(false),
+        access,
         control,
         control_origin,
         control_is_default,
@@ -179,335 +196,48 @@ fn read_fdb(section: Section, faults: &mut Vec<Fault>) -> FdbLimits {
     }
 }
 
-fn read_port(
-    name: String,
-    section: Section,
-    default_mode: Mode,
-    fdb: &FdbLimits,
-    faults: &mut Vec<Fault>,
-) -> Option<PortSpec> {
+fn read_conntrack(section: Section, faults: &mut Vec<Fault>) -> TrackingSpec {
+    let default = TrackingSpec::default();
     let mut reader = Reader::new(section, faults);
-    let place = reader.place();
-    if !valid_name(&name) {
-        reader.fault(
-            place.clone(),
-            "",
-            format!("{name:?} is not a name"),
-            NAME_RULE,
-        );
-    }
-    let had_socket = reader.has("socket");
-    let socket = reader
-        .text("socket", SOCKET_RULE)
-        .and_then(|(path, place)| {
-            let path = socket_path(&mut reader, "socket", path, &place)?;
-            Some((path, place))
-        });
-    if !had_socket {
-        reader.fault(place, "socket", "is missing".to_owned(), SOCKET_RULE);
-    }
-    let connect = reader.boolean("connect").unwrap_or(false);
-    let mode = reader.choice("mode", &MODES).unwrap_or(default_mode);
-    let uplink = reader.boolean("uplink").unwrap_or(false);
-    let groups = read_groups(&mut reader);
-    let macs = read_macs(&mut reader, fdb);
-    let vlan = read_vlan(&mut reader);
-    let queues = reader.number("queues", 1..=u32::from(MAX_QUEUES));
-    let mtu = reader.number("mtu", u32::from(MIN_MTU)..=u32::from(MAX_MTU));
+    let quota = Connections::read(&mut reader, "per_port").quota(&quota(&default));
+    let loose = reader.boolean("loose").unwrap_or(default.loose);
+    let remedy = "write timeouts = { udp_single = 30 }, or a section [conntrack.timeouts]";
+    let timeouts = match reader.section("timeouts", remedy) {
+        Some(section) => read_timeouts(reader.within(section)),
+        None => default.timeouts,
+    };
     reader.finish();
-    let (path, origin) = socket?;
-    Some(PortSpec {
-        name,
-        endpoint: if connect {
-            Endpoint::Connect(path)
-        } else {
-            Endpoint::Listen(path)
-        },
-        mode,
-        uplink,
-        groups,
-        macs,
-        vlan,
-        queues: queues.map_or(1, |(pairs, _)| narrow(pairs)),
-        mtu: mtu.map(|(mtu, _)| narrow(mtu)),
-        origin,
-    })
+    TrackingSpec {
+        per_port: quota.connections,
+        half_open_per_port: quota.half_open,
+        new_per_second: quota.new_per_second,
+        loose,
+        timeouts,
+    }
 }
 
-fn read_groups(reader: &mut Reader<'_>) -> Vec<String> {
-    let mut groups: Vec<String> = Vec::new();
-    let Some((items, place)) = reader.list("groups") else {
-        return groups;
+fn read_timeouts(mut reader: Reader<'_>) -> Timeouts {
+    let default = Timeouts::default();
+    let mut seconds = |key, default| {
+        let read = reader.number(key, 1..=MAX_TIMEOUT);
+        read.map_or(default, |(seconds, _)| seconds)
     };
-    for item in items {
-        let Some((name, place)) = reader.text_of("groups", item, NAME_RULE) else {
-            continue;
-        };
-        if !valid_name(&name) {
-            reader.fault(
-                place,
-                "groups",
-                format!("{name:?} is not a name"),
-                NAME_RULE,
-            );
-        } else if !groups.contains(&name) {
-            groups.push(name);
-        }
-    }
-    if groups.len() > MAX_GROUPS {
-        let problem = format!("names {} groups", groups.len());
-        reader.fault(place, "groups", problem, "a port may be in 64 at most");
-    }
-    groups
-}
-
-fn read_macs(reader: &mut Reader<'_>, fdb: &FdbLimits) -> Vec<Mac> {
-    let mut macs = Vec::new();
-    let Some((items, place)) = reader.list("mac") else {
-        return macs;
+    let timeouts = Timeouts {
+        tcp_opening: seconds("tcp_opening", default.tcp_opening),
+        tcp_established: seconds("tcp_established", default.tcp_established),
+        tcp_closing: seconds("tcp_closing", default.tcp_closing),
+        udp_single: seconds("udp_single", default.udp_single),
+        udp_stream: seconds("udp_stream", default.udp_stream),
+        other: seconds("other", default.other),
     };
-    for item in items {
-        let Some((text, place)) = reader.text_of("mac", item, MAC_RULE) else {
-            continue;
-        };
-        match parse_mac(&text) {
-            Ok(mac) if macs.contains(&mac) => {
-                reader.fault(
-                    place,
-                    "mac",
-                    format!("{mac} stands there twice"),
-                    "name it once",
-                );
-            }
-            Ok(mac) => macs.push(mac),
-            Err(why) => reader.fault(place, "mac", format!("{text:?} {why}"), MAC_RULE),
-        }
-    }
-    if macs.len() > fdb.per_port as usize {
-        let problem = format!(
-            "{} addresses, and [fdb] per_port is {}",
-            macs.len(),
-            fdb.per_port
-        );
-        reader.fault(place, "mac", problem, "raise per_port or name fewer");
-    }
-    macs
+    reader.finish();
+    timeouts
 }
 
-/// The address of one station.
-fn parse_mac(text: &str) -> Result<Mac, &'static str> {
-    let mac: Mac = text.parse().map_err(|_| "is not a MAC address")?;
-    if mac.is_station() {
-        return Ok(mac);
+fn quota(tracking: &TrackingSpec) -> ConnectionQuota {
+    ConnectionQuota {
+        connections: tracking.per_port,
+        half_open: tracking.half_open_per_port,
+        new_per_second: tracking.new_per_second,
     }
-    Err(match mac {
-        _ if mac.is_zero() => "is zero",
-        _ if mac.is_broadcast() => "is the broadcast address",
-        _ => "is a multicast address",
-    })
-}
-
-fn read_vlan(reader: &mut Reader<'_>) -> VlanMembership {
-    let access = reader.number("vlan", 1..=MAX_VLAN);
-    let trunk = reader.list("trunk");
-    let native = reader.number("native", 1..=MAX_VLAN);
-    let vid = |(number, _): (u32, Place)| Vid::new(narrow(number)).unwrap_or(Vid::DEFAULT);
-    let Some((items, place)) = trunk else {
-        if let Some((_, place)) = native {
-            let problem = "is for trunk ports".to_owned();
-            reader.fault(
-                place,
-                "native",
-                problem,
-                "add trunk = [...], or write vlan instead",
-            );
-        }
-        return VlanMembership::Access(access.map_or(Vid::DEFAULT, vid));
-    };
-    if access.is_some() {
-        let problem = "stands beside vlan".to_owned();
-        let remedy = "vlan is for access ports and trunk for trunk ports: keep one";
-        reader.fault(place.clone(), "trunk", problem, remedy);
-    }
-    let is_empty = items.is_empty();
-    let mut allowed = VidSet::empty();
-    for item in items {
-        let (first, last) = read_vlan_range(reader, item).unwrap_or((1, 0));
-        for vid in (first..=last).filter_map(Vid::new) {
-            allowed.insert(vid);
-        }
-    }
-    if is_empty {
-        let remedy = "name segments, such as trunk = [10, \"20-29\"], or trunk = \"all\"";
-        reader.fault(place, "trunk", "allows no segment".to_owned(), remedy);
-    }
-    VlanMembership::Trunk {
-        allowed,
-        native: native.map(vid),
-    }
-}
-
-/// `10`, `"20-29"` or `"all"`.
-fn read_vlan_range(reader: &mut Reader<'_>, item: Item) -> Option<(u16, u16)> {
-    let last = narrow(MAX_VLAN);
-    let place = item.place.clone();
-    let (first, end) = match &item.value {
-        Value::Text(word) | Value::Word(word) if word == "all" => return Some((1, last)),
-        Value::Text(word) | Value::Word(word) if word.contains('-') => {
-            let (first, end) = word.split_once('-')?;
-            (first.trim().to_owned(), end.trim().to_owned())
-        }
-        Value::Text(word) => (word.clone(), word.clone()),
-        _ => {
-            let vid = narrow(reader.number_of("trunk", item, 1..=MAX_VLAN)?);
-            return Some((vid, vid));
-        }
-    };
-    let mut ends = [first, end].into_iter().map(|word| {
-        let value = Value::Word(word);
-        let place = place.clone();
-        reader.number_of("trunk", Item { place, value }, 1..=MAX_VLAN)
-    });
-    let (first, end) = (narrow(ends.next()??), narrow(ends.next()??));
-    if first > end {
-        let problem = format!("{first}-{end} runs backwards");
-        reader.fault(place, "trunk", problem, "write the smaller number first");
-        return None;
-    }
-    Some((first, end))
-}
-
-fn socket_path(
-    reader: &mut Reader<'_>,
-    key: &'static str,
-    path: String,
-    place: &Place,
-) -> Option<PathBuf> {
-    let problem = if path.len() > MAX_SOCKET_PATH {
-        format!("a path of {} bytes", path.len())
-    } else if path.contains('\0') {
-        "a path with a NUL in it".to_owned()
-    } else if path.ends_with('/') {
-        format!("{path:?} names a directory")
-    } else {
-        return Some(PathBuf::from(path));
-    };
-    let remedy = "a Unix socket's path is a file name of at most 107 bytes: choose another";
-    reader.fault(place.clone(), key, problem, remedy);
-    None
-}
-
-fn valid_name(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    let first = bytes.next();
-    first.is_some_and(|c| c.is_ascii_alphanumeric() || c == b'_')
-        && name.len() <= MAX_NAME
-        && bytes.all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-'))
-}
-
-/// The value is already known to fit: the range of its key said so.
-fn narrow(number: u32) -> u16 {
-    u16::try_from(number).unwrap_or(u16::MAX)
-}
-
-fn check_count(ports: &[PortSpec], whole: &Place, faults: &mut Vec<Fault>) {
-    let (problem, remedy) = if ports.len() > MAX_PORTS {
-        let problem = format!(
-            "{} ports, and a switch has {MAX_PORTS} at most",
-            ports.len()
-        );
-        (problem, "run a second switch for the rest")
-    } else if ports.is_empty() && faults.is_empty() {
-        let remedy = "add [port.NAME] with its socket, or --port NAME=PATH";
-        ("a switch without ports".to_owned(), remedy)
-    } else {
-        return;
-    };
-    faults.push(Fault {
-        place: whole.clone(),
-        subject: String::new(),
-        problem,
-        remedy: remedy.to_owned(),
-    });
-}
-
-/// No two ports share a name, a socket or an address.
-fn check_between(ports: &[PortSpec], faults: &mut Vec<Fault>) {
-    let mut names: HashMap<&str, &PortSpec> = HashMap::new();
-    let mut sockets: HashMap<PathBuf, &PortSpec> = HashMap::new();
-    let mut macs: HashMap<Mac, &PortSpec> = HashMap::new();
-    for port in ports {
-        let mut refuse = |key: &str, problem: String, remedy: &str| {
-            faults.push(Fault {
-                place: port.origin.clone(),
-                subject: format!("port {:?}{key}", port.name),
-                problem,
-                remedy: remedy.to_owned(),
-            });
-        };
-        if let Some(first) = names.insert(&port.name, port) {
-            let problem = format!("the name is taken at {}", first.origin);
-            refuse("", problem, "give each port its own name");
-        }
-        let path = port.endpoint.path();
-        if let Some(first) = sockets.insert(same_path(path), port) {
-            let problem = format!(
-                "{} is the socket of port {:?} at {}",
-                path.display(),
-                first.name,
-                first.origin
-            );
-            refuse(": socket", problem, "give each port its own socket");
-        }
-        for mac in &port.macs {
-            if let Some(first) = macs.insert(*mac, port)
-                && first.name != port.name
-            {
-                let problem = format!(
-                    "{mac} is an address of port {:?} at {}",
-                    first.name, first.origin
-                );
-                refuse(": mac", problem, "an address belongs to one port");
-            }
-        }
-    }
-}
-
-fn check_control(switch: &Switch, ports: &[PortSpec], faults: &mut Vec<Fault>) {
-    let control = &switch.control;
-    let mut refuse = |problem: String, remedy: &str| {
-        faults.push(Fault {
-            place: switch.control_origin.clone(),
-            subject: "[switch]: control".to_owned(),
-            problem,
-            remedy: remedy.to_owned(),
-        });
-    };
-    let clash = ports
-        .iter()
-        .find(|port| same_path(port.endpoint.path()) == same_path(control));
-    if let Some(port) = clash {
-        let problem = format!(
-            "{} is the socket of port {:?}",
-            control.display(),
-            port.name
-        );
-        refuse(problem, "give the control socket a path of its own");
-    }
-    let length = control.as_os_str().as_bytes().len();
-    if switch.control_is_default && length > MAX_SOCKET_PATH {
-        let problem = format!(
-            "the default path, {}, has {length} bytes",
-            control.display()
-        );
-        refuse(
-            problem,
-            "choose a shorter one with control = \"PATH\" or --control PATH",
-        );
-    }
-}
-
-/// One spelling for each file, as far as that can be told without looking at the file system.
-fn same_path(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

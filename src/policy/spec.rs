@@ -50,6 +50,8 @@ pub struct PortPolicy {
     pub inbound: Option<Arc<[Rule]>>,
     /// Limits of what it sends and receives.
     pub limits: LimitSpec,
+    /// Bounds of its connections, where they are not those of the whole policy.
+    pub quota: Option<ConnectionQuota>,
     /// The VLAN of its frames without a tag, if they are taken.
     pub untagged: Option<Vid>,
     /// Set when the port is in quarantine: the only ports that it may send to and receive from.
@@ -148,6 +150,17 @@ pub struct LimitSpec {
     pub multicast: Rate,
     /// Frames to unknown destinations that it sends.
     pub unknown: Rate,
+}
+
+/// Bounds of the connections of one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionQuota {
+    /// Connections that it may have opened at once.
+    pub connections: u32,
+    /// Of these, such as were not yet answered.
+    pub half_open: u32,
+    /// New ones a second, and how many may come at once; 0: no limit.
+    pub new_per_second: Rate,
 }
 
 /// Bounds of connection tracking. The limits are each port's own: no port can take from another.

@@ -8,6 +8,8 @@ use crate::fabric::{FdbLimits, Mode, VidSet, VlanMembership};
 use crate::frame::Vid;
 use crate::port::endpoint::Endpoint;
 
+mod gate;
+
 fn vids(range: std::ops::RangeInclusive<u16>) -> impl Iterator<Item = Vid> {
     range.filter_map(Vid::new)
 }
@@ -229,7 +231,9 @@ fn unknown_keys_are_refused_and_the_nearest_is_named() {
     port_refused(
         "bandwidth = 5",
         "lan.toml:3: port \"web\": bandwidth: unknown key; the keys here are \
-         socket, connect, mode, uplink, groups, mac, vlan, trunk, native, queues, mtu",
+         socket, connect, uplink, groups, mac, mode, vlan, trunk, native, queues, mtu, spoofing, ip, link_local, \
+         dhcp_server, router, link_protocols, max_leases, addressing_rate, acl, gateway_mac, dhcp_servers, limits, \
+         connections, half_open, new_connections, max_macs, socket_mode, socket_owner, socket_group",
     );
     refused(
         "[swich]\nname = \"x\"\n[ports.a]\nsocket = \"/a\"\n[port.b]\nsocket = \"/b\"\n[fdb]\naging = 3\n",
@@ -242,7 +246,8 @@ fn unknown_keys_are_refused_and_the_nearest_is_named() {
     refused(
         "name = \"x\"\n[port]\nsocket = \"/b\"\n",
         &[
-            "lan.toml:1: name: unknown key; there are [switch], [fdb] and [port.NAME]",
+            "lan.toml:1: name: unknown key; the sections are [switch], [fdb], [conntrack], [defaults], [port.NAME], \
+             [group.NAME], [acl.NAME], [set.NAME], [[assert]]",
             "lan.toml:3: port.socket: is not a section; \
              [port] holds ports only: write [port.socket], or put the key into one",
         ],
@@ -256,9 +261,9 @@ fn all_faults_are_told_at_once() {
         &[
             "lan.toml:3: port \"web\": mode: \"bridged\" is not known; \
              did you mean \"bridge\"? The choices are bridge, isolated, private",
-            "lan.toml:6: port \"web\": uplink: is a number, not true or false; write true or false",
             "lan.toml:4: port \"web\": queues: 9 is out of range; choose a whole number from 1 to 8",
             "lan.toml:5: port \"web\": mtu: is a string, not a number; choose a whole number from 68 to 65535",
+            "lan.toml:6: port \"web\": uplink: is a number, not true or false; write true or false",
         ],
     );
 }
