@@ -13,18 +13,23 @@
 //! declared addresses as static entries.
 
 pub mod digest;
+pub mod quarantine;
 pub mod rule;
 pub mod spec;
 pub mod subject;
 
+use std::sync::Arc;
+
 use crate::counters::{DropReason, MAX_PORTS, PortId};
 use crate::frame::{Frame, Mac};
+use quarantine::Quarantine;
 
 /// One whole policy.
 #[derive(Clone, Debug)]
 pub struct Policy {
     epoch: u64,
     bound: [u64; MAX_PORTS / 64],
+    quarantine: Arc<Quarantine>,
 }
 
 impl Policy {
@@ -36,7 +41,21 @@ impl Policy {
                 *word |= 1 << (port.index() % 64);
             }
         }
-        Self { epoch, bound }
+        Self {
+            epoch,
+            bound,
+            quarantine: Arc::default(),
+        }
+    }
+
+    /// The same policy with these ports in quarantine and no others, under another epoch.
+    #[must_use]
+    pub fn with_quarantine(&self, epoch: u64, quarantine: Quarantine) -> Self {
+        Self {
+            epoch,
+            quarantine: Arc::new(quarantine),
+            ..self.clone()
+        }
     }
 
     /// Which policy this is: what was judged under another epoch is to be judged again.
@@ -54,11 +73,15 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// [`DropReason::NoPolicy`], [`DropReason::SourceMacInvalid`], [`DropReason::ReservedGroup`].
+    /// [`DropReason::NoPolicy`], [`DropReason::Quarantined`], [`DropReason::SourceMacInvalid`],
+    /// [`DropReason::ReservedGroup`].
     #[inline]
     pub fn admit<'a>(&self, source: PortId, frame: Frame<'a>) -> Result<Admitted<'a>, DropReason> {
         if !self.binds(source) {
             return Err(DropReason::NoPolicy);
+        }
+        if self.quarantine.silences(source) {
+            return Err(DropReason::Quarantined);
         }
         if !frame.src().is_station() {
             return Err(DropReason::SourceMacInvalid);
@@ -73,17 +96,19 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// [`DropReason::NoPolicy`] when the policy does not name the receiver.
+    /// [`DropReason::NoPolicy`] when the policy does not name the receiver, [`DropReason::Quarantined`].
     #[inline]
     pub fn permit(&self, frame: &Admitted<'_>, to: PortId) -> Result<Permit, DropReason> {
-        if self.binds(to) {
-            Ok(Permit {
-                from: frame.source,
-                to,
-            })
-        } else {
-            Err(DropReason::NoPolicy)
+        if !self.binds(to) {
+            return Err(DropReason::NoPolicy);
         }
+        if self.quarantine.separates(frame.source, to) {
+            return Err(DropReason::Quarantined);
+        }
+        Ok(Permit {
+            from: frame.source,
+            to,
+        })
     }
 }
 
@@ -198,6 +223,27 @@ mod tests {
         ] {
             assert_eq!(judge(group, STATION), Ok(()), "{group}");
         }
+    }
+
+    #[test]
+    fn a_port_in_quarantine_passes_nothing_but_to_and_from_its_helper() {
+        use crate::counters::PortSet;
+        let alone = [(port(3), PortSet::EMPTY)];
+        let helped = [(port(3), PortSet::from_iter([port(1)]))];
+        let bytes = [2; 14];
+        let frame = Frame::parse(&bytes, 14).unwrap();
+        let policy = Policy::new(1, (0..4).map(port));
+        let silent = policy.with_quarantine(2, alone.into_iter().collect());
+        let refused = Err(DropReason::Quarantined);
+        assert_eq!(silent.admit(port(3), frame).map(drop), refused);
+        let helped = silent.with_quarantine(3, helped.into_iter().collect());
+        assert_eq!(helped.epoch(), 3);
+        let pass = |from, to| {
+            let admitted = helped.admit(port(from), frame).unwrap();
+            helped.permit(&admitted, port(to)).map(drop)
+        };
+        assert_eq!([pass(3, 1), pass(1, 3), pass(0, 1)], [Ok(()); 3]);
+        assert_eq!([pass(3, 0), pass(0, 3)], [refused; 2]);
     }
 
     #[test]
