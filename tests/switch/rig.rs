@@ -168,7 +168,7 @@ impl Switch {
     /// The whole status.
     pub fn status(&self) -> Value {
         let control = self.dir.path().join("control");
-        portcullis::control::ask(&control, portcullis::control::Question::Status).unwrap()
+        portcullis::control::ask(&control, &portcullis::control::Question::Status).unwrap()
     }
 
     /// One port's status.
