@@ -102,7 +102,7 @@ impl Source {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Its socket.
-    #[error("port \"{name}\": {source}")]
+    #[error("port \"{name}\": its socket cannot be had")]
     Bind {
         /// The port.
         name: String,
@@ -110,7 +110,7 @@ pub enum OpenError {
         source: BindError,
     },
     /// The kernel refused to watch it.
-    #[error("port \"{name}\": cannot watch its socket: {source}")]
+    #[error("port \"{name}\": its socket cannot be watched")]
     Watch {
         /// The port.
         name: String,
