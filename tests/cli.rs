@@ -388,3 +388,164 @@ fn f_8_a_flood_of_connections_is_counted_and_not_logged() {
         .count();
     assert!((1..=10).contains(&lines), "{log}");
 }
+
+#[test]
+fn reload_says_what_changed_or_why_nothing_did() {
+    let room = Room::new();
+    let file = room.text("lan.toml");
+    let write = |more: &str| {
+        let text = format!("[port.a]\nsocket = \"{}\"\n{more}", room.text("a"));
+        fs::write(room.path("lan.toml"), text).unwrap();
+    };
+    write("");
+    let _switch = room.start(&[&file]);
+    let reload = || room.run(&["reload"]);
+    let same = reload();
+    ends(&same, 0, "");
+    assert_eq!(
+        String::from_utf8(same.stdout).unwrap(),
+        format!("{file}: nothing has changed\n")
+    );
+    write(&format!(
+        "vlan = 7\n[port.b]\nsocket = \"{}\"\n",
+        room.text("b")
+    ));
+    let output = reload();
+    ends(&output, 0, "");
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        format!("{file}: in force as policy 3\n  added     b\n  changed   a (vlan)\n")
+    );
+    assert!(is_served(&room.path("b")));
+    write("vlan = 5000\n");
+    ends(
+        &reload(),
+        3,
+        &format!("error: {file}:3: port \"a\": vlan: 5000 is out of range"),
+    );
+    write("[switch]\nworkers = 2\n");
+    ends(&reload(), 3, "restart needed: workers (1 to 2)");
+    ends(
+        &reload(),
+        3,
+        "error: nothing was changed: the configuration before stays in force",
+    );
+    assert!(is_served(&room.path("b")));
+    // Another file: its name is not meant to be the switch's.
+    write("mode = \"private\"\n");
+    fs::rename(&file, room.path("other.toml")).unwrap();
+    ends(&reload(), 3, "cannot read the configuration");
+    let mut other = room.command(&["reload", "--switch", "lan", "--json", "other.toml"]);
+    let output = other.current_dir(room.0.path()).output().unwrap();
+    ends(&output, 0, "");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["file"], room.text("other.toml"));
+    assert_eq!(report["change"]["removed"][0], "b");
+    // From now on it is the switch's own.
+    ends(&reload(), 0, "");
+    assert!(!room.path("b").exists());
+}
+
+#[test]
+fn a_switch_of_flags_alone_needs_a_file_to_reload_and_its_flags_stay() {
+    let room = Room::new();
+    let port = format!("a={}", room.text("a"));
+    let _switch = room.start(&["--port", &port, "--name", "lan"]);
+    ends(&room.run(&["reload"]), 3, "name the file");
+    let text = format!("[port.b]\nsocket = \"{}\"\n", room.text("b"));
+    fs::write(room.path("more.toml"), text).unwrap();
+    let output = room.run(&["reload", &room.text("more.toml")]);
+    ends(&output, 0, "");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.ends_with("  added     b\n"), "{said}");
+    assert!(is_served(&room.path("a")) && is_served(&room.path("b")));
+}
+
+#[test]
+fn a_configuration_that_others_can_write_starts_nothing() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let room = Room::new();
+    let (file, text) = (room.path("lan.toml"), room.text("lan.toml"));
+    fs::write(
+        &file,
+        format!("[port.a]\nsocket = \"{}\"\n", room.text("a")),
+    )
+    .unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    for command in ["run", "check"] {
+        ends(&room.run(&[command, &text]), 3, "mode 0666");
+    }
+    assert!(!room.path("a").exists());
+}
+
+#[test]
+fn quarantine_and_release_show_who_is_in_quarantine() {
+    let room = Room::new();
+    let ports = ["a", "b"].map(|name| format!("{name}={}", room.text(name)));
+    let _switch = room.start(&["--port", &ports[0], "--port", &ports[1], "--name", "lan"]);
+    let shows = |arguments: &[&str], expected: &str| {
+        let output = room.run(arguments);
+        ends(&output, 0, "");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    };
+    let nobody = "no port is in quarantine\n";
+    shows(&["quarantine"], nobody);
+    let held = "a: in quarantine by operator, reaches b\n";
+    shows(&["quarantine", "a", "--helpers", "b"], held);
+    shows(&["quarantine", "--switch", "lan"], held);
+    let table = String::from_utf8(room.run(&["status"]).stdout).unwrap();
+    assert!(
+        table.contains("quarantine   by operator, reaches b"),
+        "{table}"
+    );
+    ends(
+        &room.run(&["quarantine", "x"]),
+        1,
+        "no port is called \"x\"; there are a, b",
+    );
+    ends(
+        &room.run(&["release", "b"]),
+        1,
+        "port \"b\" is not in quarantine",
+    );
+    shows(&["release", "a"], nobody);
+    // What it said is gone with it, and a file that makes no sense keeps the switch from starting.
+    assert!(!room.path("portcullis/lan.sock.quarantine").exists());
+    fs::write(room.path("portcullis/two.sock.quarantine"), "?").unwrap();
+    let second = format!("c={}", room.text("c"));
+    ends(
+        &room.run(&["run", "--port", &second, "--name", "two"]),
+        1,
+        "says which ports are in quarantine",
+    );
+    assert!(!room.path("c").exists());
+}
+
+#[test]
+fn fdb_lists_addresses() {
+    let room = Room::new();
+    let a = format!("a={},mac=52:54:00:00:00:01", room.text("a"));
+    let b = format!("b={},mac=52:54:00:00:00:02", room.text("b"));
+    let _switch = room.start(&["--port", &a, "--port", &b, "--name", "lan"]);
+    let output = room.run(&["fdb", "--port", "b"]);
+    ends(&output, 0, "");
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "ADDRESS            VLAN  AGE        PORT\n\
+         52:54:00:00:00:02  all   declared   b\n"
+    );
+    let output = room.run(&["fdb", "--json"]);
+    ends(&output, 0, "");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let entries: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(entries.len(), 2);
+    assert!(entries.iter().all(|entry| entry["declared"] == true));
+    ends(
+        &room.run(&["fdb", "--port", "c"]),
+        1,
+        "no port is called \"c\"",
+    );
+}

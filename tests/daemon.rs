@@ -61,7 +61,7 @@ fn it_runs_until_it_is_told_to_stop_and_removes_its_sockets() {
     let stopper = switch.stopper();
     let thread = std::thread::spawn(move || switch.run());
     let _guest = UnixStream::connect(directory.path().join("a")).unwrap();
-    let status = ask(&spec.control, Question::Status).unwrap();
+    let status = ask(&spec.control, &Question::Status).unwrap();
     assert_eq!(status["ports"].as_array().unwrap().len(), 2);
     stopper.stop();
     thread.join().unwrap().unwrap();
@@ -86,7 +86,7 @@ fn a_switch_of_1024_ports_starts_and_answers() {
     let mut switch = Switch::start(&spec).unwrap();
     let stopper = switch.stopper();
     let thread = std::thread::spawn(move || switch.run());
-    let status = ask(&spec.control, Question::Status).unwrap();
+    let status = ask(&spec.control, &Question::Status).unwrap();
     assert_eq!(status["ports"].as_array().unwrap().len(), 1024);
     stopper.stop();
     thread.join().unwrap().unwrap();

@@ -106,7 +106,7 @@ impl Switch {
 
     /// The state of ours.
     pub(super) fn status(&self) -> Result<SwitchReport, Failure> {
-        let answer = ask(&self.dir.path().join("control"), Question::Status)?;
+        let answer = ask(&self.dir.path().join("control"), &Question::Status)?;
         Ok(serde_json::from_value(answer)?)
     }
 
@@ -147,7 +147,7 @@ impl Switch {
         // It answers when the ports are open and the worker runs.
         let control = self.dir.path().join("control");
         self.await_until("the answer of the switch", || {
-            ask(&control, Question::Status).is_ok()
+            ask(&control, &Question::Status).is_ok()
         })
     }
 

@@ -6,10 +6,11 @@ use clap::{Args, Parser, Subcommand};
 
 use super::demo::DemoArgs;
 use super::load::LoadArgs;
+use super::target::Target;
 use crate::config::Overrides;
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while it ran; 2 wrong arguments; \
-    3 configuration refused, nothing started";
+    3 configuration refused, nothing started or changed";
 
 /// A secure vhost-user layer-2 switch.
 #[derive(Debug, Parser)]
@@ -31,6 +32,63 @@ pub(super) enum Command {
     Load(Box<LoadArgs>),
     /// Show what a running switch is doing
     Status(StatusArgs),
+    /// Have a running switch take up its configuration file again, or another, all or nothing
+    Reload(ReloadArgs),
+    /// List the addresses of a running switch
+    Fdb(FdbArgs),
+    /// Cut a port off from all but its helpers, until it is released
+    Quarantine(QuarantineArgs),
+    /// Let a port out of quarantine
+    Release(ReleaseArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReloadArgs {
+    /// The file; if it is taken up, it is the switch's from then on [default: the switch's own]
+    pub(super) file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) target: Target,
+
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FdbArgs {
+    #[command(flatten)]
+    pub(super) target: Target,
+
+    /// Only the addresses on this port
+    #[arg(long)]
+    pub(super) port: Option<String>,
+
+    /// As JSON, one address a line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct QuarantineArgs {
+    /// The port; without one, those in quarantine are listed
+    pub(super) port: Option<String>,
+
+    #[command(flatten)]
+    pub(super) target: Target,
+
+    /// Ports or groups that it may still talk to, as far as the policy lets it
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "port")]
+    pub(super) helpers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReleaseArgs {
+    /// The port
+    pub(super) port: String,
+
+    #[command(flatten)]
+    pub(super) target: Target,
 }
 
 #[derive(Debug, Args)]

@@ -3,17 +3,18 @@
 use super::args::SwitchArgs;
 use super::{Failure, print};
 use crate::config::{self, SwitchSpec};
+use crate::daemon::Source;
 
 pub(super) fn check(args: &SwitchArgs) -> Result<(), Failure> {
-    let spec = validated(args)?;
+    let (_, spec) = validated(args)?;
     let ports = spec.ports.len();
     let plural = if ports == 1 { "" } else { "s" };
     print(&format!("{}: {ports} port{plural}, good\n", spec.name))
 }
 
 /// Reads, validates, and checks every path.
-pub(super) fn validated(args: &SwitchArgs) -> Result<SwitchSpec, Failure> {
-    let spec = config::load(args.file.as_deref(), &args.overrides())?;
+pub(super) fn validated(args: &SwitchArgs) -> Result<(Source, SwitchSpec), Failure> {
+    let (source, spec) = Source::read(args.file.as_deref(), args.overrides())?;
     config::check_paths(&spec)?;
-    Ok(spec)
+    Ok((source, spec))
 }

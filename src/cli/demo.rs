@@ -302,7 +302,7 @@ fn show(control: &Path, stage: &Stage, end: Option<Instant>) -> Result<(), Failu
 }
 
 fn report(control: &Path) -> Result<SwitchReport, Failure> {
-    let value = ask(control, Question::Status)?;
+    let value = ask(control, &Question::Status)?;
     serde_json::from_value(value).map_err(|source| {
         AskError::Strange {
             path: control.to_owned(),

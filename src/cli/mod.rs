@@ -7,18 +7,22 @@
 //! | 0 | done; a switch that was asked to stop has stopped cleanly |
 //! | 1 | it failed while it ran: a socket could not be made, a switch could not be reached |
 //! | 2 | the arguments are wrong |
-//! | 3 | the configuration was refused; nothing was started |
+//! | 3 | the configuration was refused; nothing was started, nothing was changed |
 //!
 //! An error is printed on standard error with its whole chain of causes.
 
 mod args;
 mod check;
 mod demo;
+mod fdb;
 pub mod load;
 mod logging;
+mod quarantine;
+mod reload;
 mod run;
 mod status;
 mod table;
+mod target;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -29,7 +33,7 @@ use clap::Parser as _;
 
 use crate::config::ConfigError;
 use crate::control::AskError;
-use crate::daemon::DaemonError;
+use crate::daemon::{DaemonError, SourceError};
 use args::{Arguments, Command};
 
 /// Why the program ends with something else than 0.
@@ -41,6 +45,12 @@ pub enum Failure {
     /// The configuration was refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The file of the configuration was refused.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A running switch refused a configuration.
+    #[error("{0}\nnothing was changed: the configuration before stays in force")]
+    NotTakenUp(String),
     /// A load came to nothing, or to damage.
     #[error(transparent)]
     Load(#[from] load::LoadError),
@@ -53,6 +63,11 @@ pub enum Failure {
     /// A switch did not answer.
     #[error(transparent)]
     Ask(#[from] AskError),
+    /// It was done, and would not survive a restart.
+    #[error(
+        "it is in force, and would not survive a restart: {0}; make room there and say it again"
+    )]
+    NotSaved(String),
     /// Which switch is meant cannot be told.
     #[error("{0}")]
     Which(String),
@@ -70,13 +85,14 @@ impl Failure {
     pub fn code(&self) -> u8 {
         match self {
             Self::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
-            Self::Config(_) => 3,
+            Self::Config(_) | Self::Source(_) | Self::NotTakenUp(_) => 3,
             Self::Log(_) => 2,
             Self::Load(_)
             | Self::Daemon(_)
             | Self::Demo(_)
             | Self::Ask(_)
             | Self::Which(_)
+            | Self::NotSaved(_)
             | Self::Output(_) => 1,
         }
     }
@@ -125,6 +141,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Command::Demo(args) => demo::demo(&args),
         Command::Load(load) => Ok(load::run(&load)?),
         Command::Status(args) => status::status(&args),
+        Command::Reload(args) => reload::reload(&args),
+        Command::Fdb(args) => fdb::fdb(&args),
+        Command::Quarantine(args) => quarantine::quarantine(&args),
+        Command::Release(args) => quarantine::release(&args),
     }
 }
 

@@ -1,4 +1,6 @@
-//! `portcullis run`: one switch until SIGTERM or SIGINT.
+//! `portcullis run`: one switch until SIGTERM or SIGINT; SIGHUP has it reload.
+
+use std::path;
 
 use sd_notify::NotifyState;
 
@@ -6,17 +8,22 @@ use super::Failure;
 use super::args::RunArgs;
 use super::{check, logging};
 use crate::config::{PortSpec, SwitchSpec};
-use crate::daemon::{Stopper, Switch, stop_on_signals};
+use crate::daemon::{Reloader, Stopper, Switch, reload_on_hangup, stop_on_signals};
 
 /// Ports for which the log says how to plug a guest in; with more, the first of them stand for all.
 const HINTS: usize = 8;
 
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     logging::start(args.log.as_deref())?;
-    let spec = check::validated(&args.switch)?;
-    let stopper = Stopper::new()?;
+    let (mut source, spec) = check::validated(&args.switch)?;
+    // A reload names the same file wherever it is asked for from.
+    source.file = source
+        .file
+        .map(|file| path::absolute(&file).unwrap_or(file));
+    let (stopper, reloader) = (Stopper::new()?, Reloader::new()?);
     stop_on_signals(&stopper)?;
-    let mut switch = Switch::start_under(&spec, stopper)?;
+    reload_on_hangup(&reloader)?;
+    let mut switch = Switch::start_from(source, spec.clone(), stopper, reloader)?;
     announce(&spec);
     switch.run()?;
     tell(&[NotifyState::Stopping]);

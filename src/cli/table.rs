@@ -89,6 +89,14 @@ fn peer(port: &PortReport) -> String {
 fn details(port: &PortReport, text: &mut String) {
     let status = &port.status;
     let mut lines: Vec<(&str, String)> = Vec::new();
+    if let Some(ward) = &port.quarantine {
+        let reaches = if ward.helpers.is_empty() {
+            "nobody".to_owned()
+        } else {
+            ward.helpers.join(", ")
+        };
+        lines.push(("quarantine", format!("by {}, reaches {reaches}", ward.by)));
+    }
     if let Some(why) = &status.why {
         lines.push(("why", why.clone()));
     } else if let Some(fault) = &status.last_fault {

@@ -150,29 +150,23 @@ impl SwitchSpec {
         self.policy_for(&ids)
     }
 
-    /// The policy where port `n` of this model has the id `ids[n]`. An id in between that no port has may send and
-    /// receive nothing; a port without an id has no policy.
+    /// The policy where port `n` of this model has the id `ids[n]`. An id in between that no port has has no policy, nor has
+    /// a port without an id.
     #[must_use]
     pub fn policy_for(&self, ids: &[PortId]) -> PolicySpec {
         let room = ids.iter().map(|id| id.index() + 1).max().unwrap_or(0);
-        let closed: Arc<[Rule]> = Arc::new([]);
-        let nobody = PortPolicy {
-            outbound: Some(Arc::clone(&closed)),
-            inbound: Some(closed),
-            ..PortPolicy::default()
-        };
-        let mut ports = vec![nobody; room];
+        let mut ports = vec![None; room];
         let mut moved = Moved::new(ids);
         for (port, id) in self.ports.iter().zip(ids) {
-            if let Some(policy) = ports.get_mut(id.index()) {
-                *policy = PortPolicy {
+            if let Some(place) = ports.get_mut(id.index()) {
+                *place = Some(PortPolicy {
                     guard: port.guard.clone(),
                     outbound: port.outbound.as_ref().map(|rules| moved.list(rules)),
                     inbound: port.inbound.as_ref().map(|rules| moved.list(rules)),
                     limits: port.limits,
                     quota: Some(port.quota),
                     untagged: untagged(&port.vlan),
-                };
+                });
             }
         }
         PolicySpec {

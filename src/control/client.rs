@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::protocol::{Question, Reply, Request, VERSION};
+use super::protocol::{MAX_REQUEST, Question, Reply, Request, VERSION};
 
 /// How long the switch may take for each step: it answers within milliseconds or not at all.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a reload may take: reading, compiling and making sockets, and the reloads before it.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(120);
 /// The longest answer that is read: 1,024 ports with all they have to say need a few megabytes.
 const MAX_ANSWER: u64 = 64 << 20;
 
@@ -67,7 +69,7 @@ pub enum AskError {
 ///
 /// # Errors
 /// See [`AskError`].
-pub fn ask(path: &Path, question: Question) -> Result<Value, AskError> {
+pub fn ask(path: &Path, question: &Question) -> Result<Value, AskError> {
     let at = || path.to_owned();
     let stream = UnixStream::connect(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -85,9 +87,7 @@ pub fn ask(path: &Path, question: Question) -> Result<Value, AskError> {
         let why = why.as_str().map_or_else(|| why.to_string(), str::to_owned);
         return Err(AskError::Refused { path: at(), why });
     }
-    let key = match question {
-        Question::Status => "status",
-    };
+    let key = question.key();
     answer.remove(key).ok_or_else(|| {
         strange(serde::de::Error::custom(format!(
             "it has no {key:?}, and its version is {}",
@@ -96,12 +96,21 @@ pub fn ask(path: &Path, question: Question) -> Result<Value, AskError> {
     })
 }
 
-fn exchange(mut stream: UnixStream, request: Question) -> io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn exchange(mut stream: UnixStream, request: &Question) -> io::Result<Vec<u8>> {
+    let patience = match request {
+        Question::Reload(_) => RELOAD_PATIENCE,
+        _ => PATIENCE,
+    };
+    stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let version = VERSION;
+    let request = request.clone();
     let mut line = serde_json::to_vec(&Request { version, request })?;
     line.push(b'\n');
+    if line.len() > MAX_REQUEST {
+        let why = "the request is too long: name fewer or shorter things";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
     stream.write_all(&line)?;
     // No more questions: the switch closes when it has answered.
     stream.shutdown(std::net::Shutdown::Write)?;

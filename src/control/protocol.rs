@@ -3,27 +3,85 @@
 //! ```json
 //! {"version":1,"request":"status"}
 //! {"version":1,"status":{"name":"lan","ports":[]}}
+//! {"version":1,"request":{"reload":{"file":"/etc/portcullis/lan.toml"}}}
+//! {"version":1,"reload":{"file":"/etc/portcullis/lan.toml","epoch":2,"change":{}}}
 //! {"version":1,"error":"unknown request"}
 //! ```
 //!
 //! A later version may add requests and fields; a client passes over fields that it does not know. Something that an old
 //! client would misread gets a new version, and the switch says which one it speaks.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
+use super::change::{ConfigurationReport, QuarantineAnswer, ReloadReport};
 use super::report::SwitchReport;
+use super::table::{FdbPage, FdbQuery};
 
 /// The version of the protocol.
 pub const VERSION: u32 = 1;
-/// The longest request, in bytes, with its newline.
-pub const MAX_REQUEST: usize = 4096;
+/// The longest request, in bytes, with its newline: a path and some names.
+pub const MAX_REQUEST: usize = 8192;
 
 /// What can be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Question {
     /// All about the switch and its ports.
     Status,
+    /// Read the configuration again and take it up, all or nothing. Answered when that is done.
+    Reload(ReloadRequest),
+    /// The configuration that runs.
+    Configuration,
+    /// One page of the forwarding table.
+    Fdb(FdbQuery),
+    /// Put a port in quarantine, or change its helpers.
+    Quarantine(QuarantineRequest),
+    /// Let a port out of quarantine.
+    Release(ReleaseRequest),
+}
+
+impl Question {
+    /// The key of its answer.
+    #[must_use]
+    pub const fn key(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Reload(_) => "reload",
+            Self::Configuration => "configuration",
+            Self::Fdb(_) => "fdb",
+            Self::Quarantine(_) | Self::Release(_) => "quarantine",
+        }
+    }
+}
+
+/// What to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {
+    /// An absolute path; none for the file that the switch has its configuration from. If it is taken up, it is
+    /// the file of the switch from then on.
+    pub file: Option<PathBuf>,
+}
+
+/// Whom to put aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuarantineRequest {
+    /// The port.
+    pub port: String,
+    /// Ports and groups that it may still talk to.
+    #[serde(default)]
+    pub helpers: Vec<String>,
+}
+
+/// Whom to let out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseRequest {
+    /// The port.
+    pub port: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,6 +97,14 @@ pub(super) struct Request {
 pub enum Answer {
     /// To [`Question::Status`].
     Status(Box<SwitchReport>),
+    /// To [`Question::Reload`].
+    Reload(ReloadReport),
+    /// To [`Question::Configuration`].
+    Configuration(Box<ConfigurationReport>),
+    /// To [`Question::Fdb`].
+    Fdb(FdbPage),
+    /// To [`Question::Quarantine`] and [`Question::Release`].
+    Quarantine(QuarantineAnswer),
     /// The request was refused.
     Error(String),
 }

@@ -1,8 +1,11 @@
 //! What `status` answers: plain values, each with its unit. Directions are the guest's: it *sends* frames to the switch and
 //! *receives* frames from it.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
+use super::change::QuarantineReport;
 use crate::counters::PortSnapshot;
 use crate::datapath::WorkerStatus;
 use crate::fabric::Mode;
@@ -19,6 +22,12 @@ pub struct SwitchReport {
     pub pid: u32,
     /// Seconds since it was ready.
     pub uptime_s: u64,
+    /// Which policy is in force: counts up with each change.
+    #[serde(default)]
+    pub epoch: u64,
+    /// The file that its configuration is from; none for a switch of flags alone.
+    #[serde(default)]
+    pub configuration: Option<PathBuf>,
     /// The forwarding table.
     pub fdb: FdbReport,
     /// Each worker.
@@ -66,6 +75,9 @@ pub struct PortReport {
     pub macs: MacReport,
     /// Over the last second.
     pub rates: Rates,
+    /// If it is in quarantine: since when, and whom it still reaches.
+    #[serde(default)]
+    pub quarantine: Option<QuarantineReport>,
 }
 
 impl PortReport {

@@ -3,11 +3,12 @@
 //! # Theory of operation
 //!
 //! The server has an epoll of its own, with the listener and its clients in it; the attendant waits on that one descriptor and
-//! calls [`Server::serve`] when it is ready. A client is in one of two states:
+//! calls [`Server::serve`] when it is ready. A client is in one of three states:
 //!
 //! - *Asking*: bytes are gathered until a newline. Registered for input.
 //! - *Busy*: an answer waits to be written, or another question is already here. Registered for output; input stays in
 //!   the socket, so a client that does not read its answers cannot make more of them.
+//! - *Waiting*: the answer takes its time and comes with [`Server::reply`]. Registered for nothing but its end.
 //!
 //! Each call serves each ready client once, with one read and at most one question: no client has more of the attendant's time
 //! than its share.
@@ -63,10 +64,37 @@ pub struct Server {
     clients: Vec<Option<Client>>,
     /// Counts calls, to tell who was silent longest.
     turn: u64,
+    /// Clients so far.
+    serial: u64,
+}
+
+/// Whom a late answer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    place: usize,
+    serial: u64,
+}
+
+/// What becomes of a question.
+#[derive(Debug)]
+pub enum Response {
+    /// It is answered.
+    Now(Answer),
+    /// It will be, with [`Server::reply`].
+    Later,
+}
+
+impl From<Answer> for Response {
+    fn from(answer: Answer) -> Self {
+        Self::Now(answer)
+    }
 }
 
 #[derive(Debug)]
 struct Client {
+    /// Tells it from others that had its place.
+    serial: u64,
+    waiting: bool,
     socket: UnixStream,
     asked: Vec<u8>,
     answer: Vec<u8>,
@@ -110,6 +138,7 @@ impl Server {
             resting: false,
             clients: Vec::new(),
             turn: 0,
+            serial: 0,
         })
     }
 
@@ -120,7 +149,7 @@ impl Server {
     }
 
     /// Serves whoever is ready; never waits. `answer` is called at most once for each client.
-    pub fn serve(&mut self, mut answer: impl FnMut(Question) -> Answer) {
+    pub fn serve(&mut self, mut answer: impl FnMut(Ticket, Question) -> Response) {
         self.turn += 1;
         let mut events = Vec::with_capacity(MAX_CLIENTS + 1);
         let now = rustix::event::Timespec {
@@ -144,6 +173,24 @@ impl Server {
         }
     }
 
+    /// Gives an answer that took its time. A client that has gone meanwhile does not hear it.
+    pub fn reply(&mut self, to: Ticket, answer: Answer) {
+        let Some(slot) = self.clients.get_mut(to.place) else {
+            return;
+        };
+        let Some(client) = slot
+            .as_mut()
+            .filter(|client| client.waiting && client.serial == to.serial)
+        else {
+            return;
+        };
+        client.waiting = false;
+        client.last_turn = self.turn;
+        if client.say(answer) == Fate::Close || !client.register(&self.epoll, to.place) {
+            *slot = None;
+        }
+    }
+
     /// To be called once a second.
     pub fn tick(&mut self) {
         if self.resting {
@@ -159,33 +206,32 @@ impl Server {
         self.clients.iter().flatten().count()
     }
 
-    fn serve_client(&mut self, place: u64, answer: &mut impl FnMut(Question) -> Answer) {
-        let Some(slot) = usize::try_from(place)
-            .ok()
-            .and_then(|place| self.clients.get_mut(place))
-        else {
+    fn serve_client(&mut self, place: u64, answer: &mut impl FnMut(Ticket, Question) -> Response) {
+        let Ok(place) = usize::try_from(place) else {
+            return;
+        };
+        let Some(slot) = self.clients.get_mut(place) else {
             return;
         };
         let Some(client) = slot else { return };
-        client.last_turn = self.turn;
-        let was_busy = client.is_busy();
-        let fate = if client.is_answered() {
-            client.write()
-        } else if was_busy {
-            client.answer_next(answer)
-        } else {
-            client.read(answer)
+        let ticket = Ticket {
+            place,
+            serial: client.serial,
         };
-        let mut keep = fate == Fate::Keep;
-        if keep && client.is_busy() != was_busy {
-            let flags = if was_busy {
-                EventFlags::IN
-            } else {
-                EventFlags::OUT
-            };
-            let data = EventData::new_u64(place);
-            keep = epoll::modify(&self.epoll, &client.socket, data, flags).is_ok();
-        }
+        client.last_turn = self.turn;
+        let before = client.interest();
+        let fate = if client.waiting {
+            // Nothing was asked for but the end of the connection.
+            Fate::Close
+        } else if client.is_answered() {
+            client.write()
+        } else if client.is_busy() {
+            client.answer_next(ticket, answer)
+        } else {
+            client.read(ticket, answer)
+        };
+        let keep = fate == Fate::Keep
+            && (client.interest() == before || client.register(&self.epoll, place));
         if !keep {
             *slot = None;
         }
@@ -223,17 +269,24 @@ impl Server {
                 self.clients.len() - 1
             }
             None => {
+                // Whoever waits for an answer is silent because of us.
                 let ages = self.clients.iter().enumerate();
-                let silent = ages
-                    .min_by_key(|(_, client)| client.as_ref().map_or(0, |client| client.last_turn));
+                let silent = ages.min_by_key(|(_, client)| {
+                    client
+                        .as_ref()
+                        .map_or((false, 0), |client| (client.waiting, client.last_turn))
+                });
                 silent.map_or(0, |(place, _)| place)
             }
         };
         let data = EventData::new_u64(place as u64);
+        self.serial += 1;
         if epoll::add(&self.epoll, &socket, data, EventFlags::IN).is_ok()
             && let Some(slot) = self.clients.get_mut(place)
         {
             *slot = Some(Client {
+                serial: self.serial,
+                waiting: false,
                 socket,
                 asked: Vec::new(),
                 answer: Vec::new(),
@@ -260,8 +313,28 @@ impl Client {
         self.written < self.answer.len()
     }
 
+    /// What is waited for on its socket.
+    fn interest(&self) -> EventFlags {
+        if self.waiting {
+            EventFlags::empty()
+        } else if self.is_busy() {
+            EventFlags::OUT
+        } else {
+            EventFlags::IN
+        }
+    }
+
+    fn register(&self, epoll: &OwnedFd, place: usize) -> bool {
+        let data = EventData::new_u64(place as u64);
+        epoll::modify(epoll, &self.socket, data, self.interest()).is_ok()
+    }
+
     /// One read, and one question if it is complete.
-    fn read(&mut self, answer: &mut impl FnMut(Question) -> Answer) -> Fate {
+    fn read(
+        &mut self,
+        ticket: Ticket,
+        answer: &mut impl FnMut(Ticket, Question) -> Response,
+    ) -> Fate {
         let mut buffer = [0u8; MAX_REQUEST];
         let room = MAX_REQUEST.saturating_sub(self.asked.len());
         let Some(space) = buffer.get_mut(..room) else {
@@ -276,20 +349,34 @@ impl Client {
             Err(Errno::AGAIN | Errno::INTR) => return Fate::Keep,
             Err(_) => return Fate::Close,
         }
-        self.answer_next(answer)
+        self.answer_next(ticket, answer)
     }
 
-    fn answer_next(&mut self, answer: &mut impl FnMut(Question) -> Answer) -> Fate {
+    fn answer_next(
+        &mut self,
+        ticket: Ticket,
+        answer: &mut impl FnMut(Ticket, Question) -> Response,
+    ) -> Fate {
         let Some(end) = self.asked.iter().position(|byte| *byte == b'\n') else {
             let too_long = self.asked.len() >= MAX_REQUEST;
             return if too_long { Fate::Close } else { Fate::Keep };
         };
         let line: Vec<u8> = self.asked.drain(..=end).collect();
-        let reply = match protocol::parse(&line) {
-            Ok(question) => answer(question),
-            Err(why) => Answer::Error(why),
+        let response = match protocol::parse(&line) {
+            Ok(question) => answer(ticket, question),
+            Err(why) => Answer::Error(why).into(),
         };
-        self.answer = protocol::line(reply);
+        match response {
+            Response::Now(answer) => self.say(answer),
+            Response::Later => {
+                self.waiting = true;
+                Fate::Keep
+            }
+        }
+    }
+
+    fn say(&mut self, answer: Answer) -> Fate {
+        self.answer = protocol::line(answer);
         self.written = 0;
         self.write()
     }

@@ -37,8 +37,9 @@ impl Bench {
     /// Serves whatever is there, as the attendant would.
     fn serve(&mut self) {
         for _ in 0..20 {
-            self.server.serve(|question| match question {
-                Question::Status => Answer::Status(Box::new(report())),
+            self.server.serve(|_, question| match question {
+                Question::Status => Answer::Status(Box::new(report())).into(),
+                _ => Response::Later,
             });
         }
     }
@@ -76,6 +77,7 @@ fn report() -> SwitchReport {
         queue_pairs: 1,
         macs: MacReport::default(),
         rates: Rates::default(),
+        quarantine: None,
     };
     SwitchReport {
         name: "lan".to_owned(),
@@ -160,9 +162,9 @@ fn a_client_that_does_not_read_has_one_answer_waiting_and_hinders_nobody() {
     }
     let mut answers = 0;
     for _ in 0..100 {
-        bench.server.serve(|_| {
+        bench.server.serve(|_, _| {
             answers += 1;
-            Answer::Status(Box::new(report()))
+            Answer::Status(Box::new(report())).into()
         });
     }
     // What the socket's buffer took, and the one that waits.
@@ -194,7 +196,9 @@ fn a_thousand_idle_clients_do_not_lock_the_operator_out() {
     let mut idle = Vec::new();
     for _ in 0..1000 {
         idle.push(bench.connect());
-        bench.server.serve(|_| Answer::Error(String::new()));
+        bench
+            .server
+            .serve(|_, _| Answer::Error(String::new()).into());
     }
     bench.serve();
     assert_eq!(bench.server.clients(), MAX_CLIENTS);
@@ -212,11 +216,11 @@ fn ask_returns_the_report_as_the_switch_sent_it() {
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
         while stopped.try_recv().is_err() {
-            server.serve(|_| Answer::Status(Box::new(report())));
+            server.serve(|_, _| Answer::Status(Box::new(report())).into());
             std::thread::yield_now();
         }
     });
-    let value = ask(&path, Question::Status).unwrap();
+    let value = ask(&path, &Question::Status).unwrap();
     stop.send(()).unwrap();
     thread.join().unwrap();
     let parsed: SwitchReport = serde_json::from_value(value).unwrap();
@@ -226,7 +230,7 @@ fn ask_returns_the_report_as_the_switch_sent_it() {
 #[test]
 fn ask_says_what_to_do_when_nobody_is_there() {
     let directory = tempfile::tempdir().unwrap();
-    let error = ask(&directory.path().join("none"), Question::Status).unwrap_err();
+    let error = ask(&directory.path().join("none"), &Question::Status).unwrap_err();
     assert!(
         error.to_string().contains("no switch there; start it"),
         "{error}"
@@ -246,4 +250,67 @@ fn the_default_directory_is_made_for_this_user_alone() {
     std::fs::set_permissions(&inside, std::fs::Permissions::from_mode(0o777)).unwrap();
     let error = Server::bind(&inside.join("c.sock"), true).unwrap_err();
     assert!(matches!(error, ControlError::Directory { .. }));
+}
+
+#[test]
+fn an_answer_may_come_later_and_only_its_client_waits() {
+    let mut bench = bench();
+    let mut patient = bench.connect();
+    let request = "{\"version\":1,\"request\":{\"reload\":{\"file\":null}}}\n";
+    patient.write_all(request.as_bytes()).unwrap();
+    // What it asks while it waits has its turn afterwards.
+    patient.write_all(b"{}\n").unwrap();
+    let mut ticket = None;
+    for _ in 0..20 {
+        bench.server.serve(|to, question| {
+            assert!(matches!(question, Question::Reload(_)));
+            ticket = Some(to);
+            Response::Later
+        });
+    }
+    assert!(bench.exchange("{}\n").contains("not a request"));
+    let ticket = ticket.unwrap();
+    bench.server.reply(ticket, Answer::Error("no".to_owned()));
+    // An answer to somebody who has his answer goes nowhere.
+    bench
+        .server
+        .reply(ticket, Answer::Error("twice".to_owned()));
+    bench.serve();
+    patient.shutdown(std::net::Shutdown::Write).unwrap();
+    bench.serve();
+    let lines: Vec<String> = BufReader::new(patient)
+        .lines()
+        .map_while(Result::ok)
+        .collect();
+    let [first, second] = lines.as_slice() else {
+        panic!("{lines:?}")
+    };
+    assert_eq!(first, "{\"version\":1,\"error\":\"no\"}");
+    assert!(second.contains("not a request"), "{second}");
+}
+
+#[test]
+fn whoever_leaves_while_he_waits_is_forgotten_and_his_place_is_another_s() {
+    let mut bench = bench();
+    let mut gone = bench.connect();
+    gone.write_all(b"{\"version\":1,\"request\":{\"reload\":{\"file\":null}}}\n")
+        .unwrap();
+    let mut ticket = None;
+    for _ in 0..20 {
+        bench.server.serve(|to, _| {
+            ticket = Some(to);
+            Response::Later
+        });
+    }
+    drop(gone);
+    bench.serve();
+    assert_eq!(bench.server.clients(), 0);
+    let mut next = bench.connect();
+    bench.serve();
+    bench
+        .server
+        .reply(ticket.unwrap(), Answer::Error("late".to_owned()));
+    next.write_all(b"{}\n").unwrap();
+    bench.serve();
+    assert!(line(&mut next).contains("not a request"));
 }

@@ -9,22 +9,38 @@ use rustix::event::Timespec;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
+use super::quarantine::unknown_port;
+use super::reload::Job;
 use super::{DaemonError, Switch};
 use crate::clock::Tick;
-use crate::control::{Answer, Question};
+use crate::control::{
+    AddressReport, Answer, ConfigurationReport, FdbPage, FdbQuery, Flags, Question, Response,
+    Ticket,
+};
+use crate::counters::PortId;
 use crate::fabric::Fdb;
 use crate::memory::Metronome;
+use crate::policy::State;
+use crate::policy::guard::GuardState;
 use crate::port::port::{Port, Source};
 
 /// Tokens of what is no port; ports have those below [`Source::TOKENS`].
 pub(super) const CONTROL: u64 = Source::TOKENS;
 pub(super) const BELL: u64 = Source::TOKENS + 1;
 pub(super) const STOP: u64 = Source::TOKENS + 2;
+pub(super) const RELOAD: u64 = Source::TOKENS + 3;
+pub(super) const DESK: u64 = Source::TOKENS + 4;
 
 /// Descriptors looked at in one turn.
 const EVENTS: usize = 256;
 /// Milliseconds between two readings of the counters.
 const SECOND: u64 = 1000;
+/// Addresses in one answer: some 100 KiB.
+const PAGE: usize = 1024;
+/// Entries of the forwarding table that are looked at for one answer: a millisecond or two.
+const SEARCH: usize = 65_536;
+/// Places of the connection tables that are looked at a second for what has expired.
+const SWEEP: u32 = 65_536;
 /// Seconds between two searches for expired addresses.
 const AGEING_ROUND: u64 = 5;
 
@@ -65,10 +81,13 @@ impl Switch {
                     CONTROL => self.answer(now),
                     BELL => self.mend(now),
                     STOP => return Ok(()),
+                    RELOAD => self.hang_up(),
+                    DESK => self.job_done(now),
                     token => self.serve(token, now),
                 }
             }
             self.meet_deadlines(now);
+            self.work_on();
             if next_second <= now {
                 self.every_second(now);
                 next_second = now.after_millis(SECOND);
@@ -77,7 +96,7 @@ impl Switch {
     }
 
     fn timeout(&self, next_second: Tick) -> Timespec {
-        let deadlines = self.ports.iter().filter_map(|port| port.next_deadline());
+        let deadlines = self.ports.values().filter_map(Port::next_deadline);
         let next = deadlines
             .min()
             .map_or(next_second, |at| at.min(next_second));
@@ -93,39 +112,115 @@ impl Switch {
         let Some((id, source)) = Source::from_token(token) else {
             return;
         };
-        if let Some(port) = self.ports.get_mut(id.index()) {
+        // A port that has gone since the event was taken is not there any more.
+        if let Some(port) = self.ports.get_mut(&id) {
             port.on_ready(source, now);
-            forget(port, &self.fdb);
+            forget(port, &self.fdb, &self.state, &mut self.forgotten);
         }
     }
 
     /// The bell does not say whose fault it is.
     fn mend(&mut self, now: Tick) {
         self.bell.silence();
-        for port in &mut self.ports {
+        for port in self.ports.values_mut() {
             port.on_fault(now);
-            forget(port, &self.fdb);
+            forget(port, &self.fdb, &self.state, &mut self.forgotten);
         }
     }
 
     fn meet_deadlines(&mut self, now: Tick) {
-        for port in &mut self.ports {
+        for port in self.ports.values_mut() {
             if port.next_deadline().is_some_and(|at| at <= now) {
                 port.on_deadline(now);
-                forget(port, &self.fdb);
+                forget(port, &self.fdb, &self.state, &mut self.forgotten);
             }
         }
     }
 
     fn answer(&mut self, now: Tick) {
-        let Some(workers) = &self.workers else { return };
-        let (record, specs, ports, fdb) = (&self.record, &self.specs, &self.ports, &self.fdb);
-        self.control.serve(|question| match question {
-            Question::Status => {
-                let report = record.report(specs, ports, workers, fdb, now);
-                Answer::Status(Box::new(report))
-            }
+        let mut asked = Vec::new();
+        self.control.serve(|ticket, question| {
+            asked.push((ticket, question));
+            Response::Later
         });
+        for (ticket, question) in asked {
+            if let Response::Now(answer) = self.respond(ticket, question, now) {
+                self.control.reply(ticket, answer);
+            }
+        }
+    }
+
+    fn respond(&mut self, ticket: Ticket, question: Question, now: Tick) -> Response {
+        match question {
+            Question::Status => self.status(now).into(),
+            Question::Reload(request) => self.put(Job::Reload {
+                file: request.file,
+                ticket: Some(ticket),
+            }),
+            Question::Configuration => self.configuration().into(),
+            Question::Fdb(query) => self.addresses(&query, now).into(),
+            Question::Quarantine(request) => self.hold(request, ticket),
+            Question::Release(request) => self.release(&request.port, ticket),
+        }
+    }
+
+    fn status(&self, now: Tick) -> Answer {
+        let Some(workers) = &self.workers else {
+            return Answer::Error("the switch stops".to_owned());
+        };
+        let (live, wards, ports) = (&self.live, &self.wards, &self.ports);
+        let report = self.record.report(live, wards, ports, workers, now);
+        Answer::Status(Box::new(report))
+    }
+
+    fn configuration(&self) -> Answer {
+        let (source, overrides) = (&self.live.source, &self.live.source.overrides);
+        let flags = Flags {
+            name: overrides.name.clone(),
+            mode: overrides.mode.clone(),
+            control: overrides.control.clone(),
+            workers: overrides.workers.clone(),
+            cpus: overrides.cpus.clone(),
+            poll: overrides.poll.clone(),
+            ports: overrides.ports.clone(),
+        };
+        Answer::Configuration(Box::new(ConfigurationReport {
+            file: source.file.clone(),
+            text: source.text.clone(),
+            flags,
+            epoch: self.epoch(),
+        }))
+    }
+
+    /// One page of addresses: as many entries as are listed at once, or fewer when the search for them has become long.
+    fn addresses(&self, query: &FdbQuery, now: Tick) -> Answer {
+        let wanted = match &query.port {
+            None => None,
+            Some(name) => match self.live.port(name) {
+                Some(id) => Some(id),
+                None => return Answer::Error(unknown_port(&self.live, name)),
+            },
+        };
+        let mut page = FdbPage::default();
+        let found = self.fdb.entries_from(query.from, now);
+        for (looked, (next, entry)) in found.enumerate() {
+            if wanted.is_none_or(|id| id == entry.port)
+                && let Some(port) = self.ports.get(&entry.port)
+            {
+                page.entries.push(AddressReport {
+                    mac: entry.mac.to_string(),
+                    vlan: entry.vid.map(|vid| vid.get()),
+                    port: port.name().to_owned(),
+                    age: entry.age,
+                    declared: entry.is_static,
+                });
+            }
+            if page.entries.len() >= PAGE || looked >= SEARCH {
+                page.next = Some(next);
+                break;
+            }
+        }
+        Answer::Fdb(page)
     }
 
     fn every_second(&mut self, now: Tick) {
@@ -136,12 +231,21 @@ impl Switch {
         if now.as_secs().is_multiple_of(AGEING_ROUND) {
             self.fdb.age(now);
         }
+        self.state.tracker().sweep(now, SWEEP);
     }
 }
 
-/// Forgets the addresses of a guest that has gone, so that nothing of theirs goes to whoever comes next.
-fn forget(port: &mut Port, fdb: &Fdb) {
+/// Forgets the addresses of a guest that has gone, so that nothing of theirs goes to whoever comes next; noted for a job
+/// that may have copied them already.
+fn forget(port: &mut Port, fdb: &Fdb, state: &State, forgotten: &mut Vec<PortId>) {
     if port.take_ended() {
+        if let Some(mac) = state.guard(port.id()).and_then(GuardState::kept) {
+            fdb.remove_static(port.id(), mac);
+        }
+        state.forget(port.id());
         fdb.flush_port(port.id());
+        if !forgotten.contains(&port.id()) {
+            forgotten.push(port.id());
+        }
     }
 }

@@ -14,15 +14,31 @@
 //! # Threads
 //!
 //! [`Switch::run`] is the *attendant*: one epoll for sessions, the control socket, faults and the wish to stop. It waits for no
-//! peer: every step that it takes for one port is bounded, and frames are not its business.
+//! peer: every step that it takes for one port is bounded, and frames are not its business. What takes its time is done by a
+//! `desk` beside it, one job after the other.
+//!
+//! # Order of a reload
+//!
+//! 1. Beside the attendant (`prepare`): the file is read and validated, what cannot be changed live is refused, new sockets
+//!    are bound, the gate is compiled. Each step may fail; the switch has not noticed anything yet.
+//! 2. One store puts the new ports and the new gate in force (`reload`). Nothing from here on can fail.
+//! 3. Ports that have gone are closed, new ones begin. A front-end that has connected to a new socket before has waited.
+//! 4. When the last worker has let the old generation go, it is freed, and so are the numbers of the ports that have gone.
 
 mod attendant;
+mod change;
+mod desk;
 mod limits;
 mod plan;
+mod prepare;
+mod quarantine;
 mod record;
+mod reload;
 mod signals;
+mod source;
 
-use std::io::{self, Write as _};
+use std::collections::BTreeMap;
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -30,18 +46,27 @@ use std::sync::Arc;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 use crate::clock::Clock;
-use crate::config::{PortSpec, SwitchSpec};
-use crate::control::{ControlError, Server};
+use crate::config::SwitchSpec;
+use crate::control::{ControlError, Server, Ticket};
+use crate::counters::PortId;
 use crate::datapath::Workers;
 use crate::fabric::{Fdb, StaticError};
 use crate::memory::install_fault_handler;
+use crate::policy::State;
+use crate::policy::acl::TooLarge;
 use crate::port::door::Door;
 use crate::port::lanes::{FaultBell, Lanes};
 use crate::port::port::{OpenError, Port};
-use plan::Plan;
+use desk::Desk;
+use plan::Live;
+use quarantine::Wards;
 use record::Record;
+use reload::{Done, Job, Leaving};
 
-pub use signals::stop_on_signals;
+pub use change::{compare, needing_restart};
+pub use quarantine::StateError;
+pub use signals::{reload_on_hangup, stop_on_signals};
+pub use source::{Source, SourceError};
 
 /// Why a switch was not started, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +86,12 @@ pub enum DaemonError {
         #[source]
         source: StaticError,
     },
+    /// The lists are too much.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// The book of the quarantine.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// A worker.
     #[error("cannot start the workers; check workers and cpus. Nothing was started")]
     Workers(#[source] io::Error),
@@ -73,12 +104,39 @@ pub enum DaemonError {
 #[derive(Debug, Clone)]
 pub struct Stopper(Arc<Ends>);
 
+/// Has a switch read its configuration again, from any thread, or from a signal handler.
+#[derive(Debug, Clone)]
+pub struct Reloader(Arc<Ends>);
+
+/// A word for the attendant.
 #[derive(Debug)]
 struct Ends {
-    /// Written by whoever wants the switch to stop.
+    /// Written by whoever has something to say.
     said: UnixStream,
-    /// Ready when somebody did. Never read: once is enough.
+    /// Ready when somebody had.
     heard: UnixStream,
+}
+
+impl Ends {
+    fn new() -> Result<Arc<Self>, DaemonError> {
+        let failed = |source| DaemonError::System("wait for a word", source);
+        let (said, heard) = UnixStream::pair().map_err(failed)?;
+        for end in [&said, &heard] {
+            end.set_nonblocking(true).map_err(failed)?;
+        }
+        Ok(Arc::new(Self { said, heard }))
+    }
+
+    fn say(&self) {
+        // It can only fail when the buffer is full: then it has been said often enough.
+        let _ = (&self.said).write(&[1]);
+    }
+
+    /// Takes what was said: however often, it is one word.
+    fn hear(&self) {
+        let mut said = [0; 64];
+        while (&self.heard).read(&mut said).is_ok_and(|count| count > 0) {}
+    }
 }
 
 impl Stopper {
@@ -87,33 +145,56 @@ impl Stopper {
     /// # Errors
     /// The system is out of descriptors.
     pub fn new() -> Result<Self, DaemonError> {
-        let failed = |source| DaemonError::System("wait for the end", source);
-        let (said, heard) = UnixStream::pair().map_err(failed)?;
-        said.set_nonblocking(true).map_err(failed)?;
-        Ok(Self(Arc::new(Ends { said, heard })))
+        Ends::new().map(Self)
     }
 
     /// Has [`Switch::run`] return soon, or as soon as it is called.
     pub fn stop(&self) {
-        // It can only fail when the buffer is full: then it has been said often enough.
-        let _ = (&self.0.said).write(&[1]);
+        self.0.say();
+    }
+}
+
+impl Reloader {
+    /// One that no switch listens to yet.
+    ///
+    /// # Errors
+    /// The system is out of descriptors.
+    pub fn new() -> Result<Self, DaemonError> {
+        Ends::new().map(Self)
+    }
+
+    /// Has the switch reload soon; said again before it has begun, it is said once.
+    pub fn reload(&self) {
+        self.0.say();
     }
 }
 
 /// A switch: its sockets are there and its workers run. Dropping it stops it.
 #[derive(Debug)]
 pub struct Switch {
-    specs: Vec<PortSpec>,
+    live: Arc<Live>,
     clock: Clock,
     epoll: Arc<OwnedFd>,
     stop: Stopper,
+    reload: Reloader,
     bell: Arc<FaultBell>,
+    doors: Vec<Arc<Door>>,
     fdb: Arc<Fdb>,
-    ports: Vec<Port>,
+    /// What the gate remembers while policies come and go.
+    state: Arc<State>,
+    ports: BTreeMap<PortId, Port>,
     control: Server,
     /// Absent only while it is dropped.
     workers: Option<Workers>,
     record: Record,
+    desk: Desk<Job, Done>,
+    /// Who waits for the job that runs.
+    at_desk: Option<Ticket>,
+    wards: Wards,
+    /// Generations that a worker may still hold, with the ports that went with them.
+    leaving: Vec<Leaving>,
+    /// Ports whose guest has gone since the job at the desk began.
+    forgotten: Vec<PortId>,
 }
 
 impl Switch {
@@ -130,25 +211,50 @@ impl Switch {
     /// # Errors
     /// Those of [`Switch::start`].
     pub fn start_under(spec: &SwitchSpec, stop: Stopper) -> Result<Self, DaemonError> {
+        Self::start_from(Source::default(), spec.clone(), stop, Reloader::new()?)
+    }
+
+    /// The same for a switch that can read its configuration again, from `source`, when `reload` is said.
+    ///
+    /// # Errors
+    /// Those of [`Switch::start`].
+    pub fn start_from(
+        source: Source,
+        spec: SwitchSpec,
+        stop: Stopper,
+        reload: Reloader,
+    ) -> Result<Self, DaemonError> {
         install_fault_handler();
         limits::raise_descriptors();
         let failed = |what: &'static str| move |source| DaemonError::System(what, source);
         let clock = Clock::new();
-        let plan = Plan::new(spec)?;
+        let live = Live::first(source, spec);
+        let spec = &live.spec;
+        let fdb = plan::fdb(spec, &live.ids).map_err(|error| DaemonError::Address {
+            port: error.port,
+            source: error.source,
+        })?;
+        let wards = Wards::load(spec)?;
+        let fdb = Arc::new(fdb);
+        let state = State::new(&spec.tracking, live.ids.len());
+        let remembered = (Arc::clone(&fdb), Arc::clone(&state));
+        let gate = plan::gate(spec, &live.ids, 1, wards.resolve(&live), remembered)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC);
         let epoll = Arc::new(epoll.map_err(|errno| failed("wait")(errno.into()))?);
         let bell = FaultBell::new().map_err(failed("wait for faults"))?;
+        let desk = Desk::new().map_err(failed("wait for a job"))?;
         let doors: io::Result<Vec<_>> = (0..spec.workers)
             .map(|_| Door::new().map(Arc::new))
             .collect();
         let doors = doors.map_err(failed("make the workers' doors"))?;
-        let lanes = plan.lanes(spec, &doors, &bell);
-        let ports = open_ports(spec, &lanes, &epoll, &clock)?;
+        let ports = open_ports(&live, &doors, &bell, &epoll, &clock)?;
         let control = Server::bind(&spec.control, spec.control_is_default)?;
-        let watched: [(&dyn AsFd, u64); 3] = [
+        let watched: [(&dyn AsFd, u64); 5] = [
             (&control, attendant::CONTROL),
             (&*bell, attendant::BELL),
             (&stop.0.heard, attendant::STOP),
+            (&reload.0.heard, attendant::RELOAD),
+            (&desk, attendant::DESK),
         ];
         for (descriptor, token) in watched {
             epoll::add(
@@ -159,22 +265,35 @@ impl Switch {
             )
             .map_err(|errno| failed("wait")(errno.into()))?;
         }
-        let fdb = Arc::clone(plan.gate.fabric.fdb());
-        let options = plan::options(spec);
-        let workers = Workers::start(&options, doors, lanes, plan.gate, &clock)
-            .map_err(DaemonError::Workers)?;
+        let lanes = ports.values().map(|port| Arc::clone(port.lanes()));
+        let workers = Workers::start(
+            &plan::options(spec),
+            doors.clone(),
+            lanes.collect(),
+            gate,
+            &clock,
+        )
+        .map_err(DaemonError::Workers)?;
         let record = Record::new(spec, &ports, &workers, &clock);
         Ok(Self {
-            specs: spec.ports.clone(),
+            live: Arc::new(live),
             clock,
             epoll,
             stop,
+            reload,
             bell,
+            doors,
             fdb,
+            state,
             ports,
             control,
             workers: Some(workers),
             record,
+            desk,
+            at_desk: None,
+            wards,
+            leaving: Vec::new(),
+            forgotten: Vec::new(),
         })
     }
 
@@ -183,12 +302,18 @@ impl Switch {
     pub fn stopper(&self) -> Stopper {
         self.stop.clone()
     }
+
+    /// What has it reload.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        self.reload.clone()
+    }
 }
 
 impl Drop for Switch {
     fn drop(&mut self) {
         let now = self.clock.now();
-        for port in &mut self.ports {
+        for port in self.ports.values_mut() {
             port.close(now);
         }
         if let Some(workers) = self.workers.take() {
@@ -199,15 +324,19 @@ impl Drop for Switch {
 
 /// All ports or, with the first error, none: those that were opened are dropped, and their sockets with them.
 fn open_ports(
-    spec: &SwitchSpec,
-    lanes: &[Arc<Lanes>],
+    live: &Live,
+    doors: &[Arc<Door>],
+    bell: &Arc<FaultBell>,
     epoll: &Arc<OwnedFd>,
     clock: &Clock,
-) -> Result<Vec<Port>, DaemonError> {
+) -> Result<BTreeMap<PortId, Port>, DaemonError> {
     let now = clock.now();
-    let ports = spec.ports.iter().zip(lanes).map(|(port, lanes)| {
-        let setup = plan::port_setup(port);
-        Port::open(setup, Arc::clone(lanes), Arc::clone(epoll), now)
+    let ports = live.ports().zip(&live.workers);
+    let opened = ports.filter_map(|((port, id), worker)| {
+        let door = Arc::clone(doors.get(*worker)?);
+        let lanes = Lanes::new(id, port.queues, door, Arc::clone(bell));
+        let port = Port::open(plan::port_setup(port), lanes, Arc::clone(epoll), now);
+        Some(port.map(|port| (id, port)))
     });
-    Ok(ports.collect::<Result<_, _>>()?)
+    Ok(opened.collect::<Result<_, _>>()?)
 }

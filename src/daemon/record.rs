@@ -1,14 +1,17 @@
 //! What the switch says about itself: rates of the last second, and the report for `status`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::clock::{Clock, Tick};
-use crate::config::{PortSpec, SwitchSpec};
+use crate::config::SwitchSpec;
 use crate::control::{FdbReport, MacReport, PortReport, Rates, SwitchReport, WorkerReport};
 use crate::counters::{PortId, PortSnapshot};
 use crate::datapath::{WorkerStatus, Workers};
 use crate::fabric::{Fdb, FdbEntry, VidSet, VlanMembership};
 use crate::port::port::Port;
+
+use super::plan::Live;
+use super::quarantine::Wards;
 
 /// Learned addresses that are listed for each port; the rest are only counted.
 const LISTED: usize = 16;
@@ -20,31 +23,44 @@ pub(super) struct Record {
     started: Tick,
     /// Cycles when the readings were taken.
     read_at: u64,
-    ports: Vec<(PortSnapshot, Rates)>,
+    ports: HashMap<PortId, (PortSnapshot, Rates)>,
     workers: Vec<(WorkerStatus, f64)>,
 }
 
 impl Record {
-    pub(super) fn new(spec: &SwitchSpec, ports: &[Port], workers: &Workers, clock: &Clock) -> Self {
-        let ports = ports.iter().map(|port| (port.counters(), Rates::default()));
+    pub(super) fn new(
+        spec: &SwitchSpec,
+        ports: &BTreeMap<PortId, Port>,
+        workers: &Workers,
+        clock: &Clock,
+    ) -> Self {
+        let read = |(id, port): (&PortId, &Port)| (*id, (port.counters(), Rates::default()));
         let workers = workers.status().into_iter().map(|status| (status, 0.0));
         Self {
             name: spec.name.clone(),
             started: clock.now(),
             read_at: clock.cycles(),
-            ports: ports.collect(),
+            ports: ports.iter().map(read).collect(),
             workers: workers.collect(),
         }
     }
 
     /// Takes new readings: once a second or so.
-    pub(super) fn sample(&mut self, ports: &[Port], workers: &Workers, clock: &Clock) {
+    pub(super) fn sample(
+        &mut self,
+        ports: &BTreeMap<PortId, Port>,
+        workers: &Workers,
+        clock: &Clock,
+    ) {
         let cycles = clock.cycles();
         #[expect(clippy::cast_precision_loss, reason = "a share for people to read")]
         let nanos = clock.nanos_between(self.read_at, cycles) as f64;
         self.read_at = cycles;
-        for ((before, rates), port) in self.ports.iter_mut().zip(ports) {
+        self.ports.retain(|id, _| ports.contains_key(id));
+        for (id, port) in ports {
             let after = port.counters();
+            // A port that has come since starts from zero, and so do its counters.
+            let (before, rates) = self.ports.entry(*id).or_default();
             *rates = Rates::between(before, &after, nanos / 1e9);
             *before = after;
         }
@@ -60,18 +76,27 @@ impl Record {
         }
     }
 
+    /// A port's readings are those of another from now on.
+    pub(super) fn forget(&mut self, id: PortId) {
+        self.ports.remove(&id);
+    }
+
     /// The whole report.
     pub(super) fn report(
         &self,
-        specs: &[PortSpec],
-        ports: &[Port],
+        live: &Live,
+        wards: &Wards,
+        ports: &BTreeMap<PortId, Port>,
         workers: &Workers,
-        fdb: &Fdb,
         now: Tick,
     ) -> SwitchReport {
+        let generation = workers.generation();
+        let fdb = generation.gate.fabric.fdb();
         let mut learned = learned(fdb, now);
-        let ports = specs.iter().zip(ports).zip(&self.ports);
-        let ports = ports.map(|((spec, port), (_, rates))| PortReport {
+        let known = live
+            .ports()
+            .filter_map(|(spec, id)| Some((spec, id, ports.get(&id)?)));
+        let ports = known.map(|(spec, id, port)| PortReport {
             status: port.status(),
             mode: spec.mode,
             uplink: spec.uplink,
@@ -80,10 +105,15 @@ impl Record {
             queue_pairs: spec.queues,
             macs: MacReport {
                 fixed: spec.macs.iter().map(ToString::to_string).collect(),
-                learned: learned.remove(&port.id()).unwrap_or_default(),
-                learned_count: fdb.learned(port.id()),
+                learned: learned.remove(&id).unwrap_or_default(),
+                learned_count: fdb.learned(id),
             },
-            rates: *rates,
+            rates: self
+                .ports
+                .get(&id)
+                .map(|(_, rates)| *rates)
+                .unwrap_or_default(),
+            quarantine: wards.get(&spec.name).cloned(),
         });
         let workers = self.workers.iter().zip(workers.status());
         SwitchReport {
@@ -91,6 +121,8 @@ impl Record {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: now.millis_since(self.started) / 1000,
+            epoch: generation.gate.policy.epoch(),
+            configuration: live.source.file.clone(),
             fdb: FdbReport {
                 learned: fdb.learned_total(),
                 capacity: fdb.limits().capacity,

@@ -1,9 +1,9 @@
-//! SIGTERM and SIGINT as a wish to stop.
+//! SIGTERM and SIGINT as a wish to stop, SIGHUP as a wish to reload.
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
-use super::{DaemonError, Stopper};
+use super::{DaemonError, Ends, Reloader, Stopper};
 
 /// From now on SIGTERM and SIGINT stop the switch instead of killing the process. For the whole process, once.
 ///
@@ -13,9 +13,22 @@ use super::{DaemonError, Stopper};
 /// The system is out of descriptors.
 pub fn stop_on_signals(stopper: &Stopper) -> Result<(), DaemonError> {
     for signal in [SIGTERM, SIGINT] {
-        let wake = stopper.0.said.try_clone();
-        wake.and_then(|wake| pipe::register(signal, wake))
-            .map_err(|source| DaemonError::System("listen to signals", source))?;
+        say_on(signal, &stopper.0)?;
     }
     Ok(())
+}
+
+/// From now on SIGHUP has the switch reload instead of killing the process. For the whole process, once.
+///
+/// # Errors
+/// The system is out of descriptors.
+pub fn reload_on_hangup(reloader: &Reloader) -> Result<(), DaemonError> {
+    say_on(SIGHUP, &reloader.0)
+}
+
+fn say_on(signal: i32, ends: &Ends) -> Result<(), DaemonError> {
+    let wake = ends.said.try_clone();
+    wake.and_then(|wake| pipe::register(signal, wake))
+        .map(drop)
+        .map_err(|source| DaemonError::System("listen to signals", source))
 }

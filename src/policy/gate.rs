@@ -7,6 +7,7 @@ use super::acl::{Classifier, Compiler, TooLarge};
 use super::guard::Guard;
 use super::lists::{Say, consult};
 use super::meter::Meter;
+use super::quarantine::Quarantine;
 use super::rule::{Action, Direction, Rule, RuleId};
 use super::spec::{LimitSpec, PolicySpec, PortPolicy, Rate};
 use super::state::State;
@@ -14,8 +15,8 @@ use super::subject::{self, Subject};
 use super::track::{Flow, Side, Terms};
 use super::verdict::Weight;
 use crate::clock::Tick;
-use crate::counters::{DropReason, PortId, PortSet};
-use crate::frame::{Frame, Transport, Vid, dhcp, dhcpv6};
+use crate::counters::{DropReason, PortId};
+use crate::frame::{Frame, Mac, Transport, Vid, dhcp, dhcpv6};
 
 /// Answers to rejected frames that a port is sent: ten a second, twenty at once.
 const ANSWERS: Rate = Rate {
@@ -24,12 +25,13 @@ const ANSWERS: Rate = Rate {
 };
 
 /// One whole policy. See the head of the room.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     epoch: u64,
-    ports: Box<[Option<Bound>]>,
-    rules: Box<[RuleInfo]>,
-    hits: Box<[AtomicU64]>,
+    quarantine: Arc<Quarantine>,
+    ports: Arc<[Option<Bound>]>,
+    rules: Arc<[RuleInfo]>,
+    hits: Arc<[AtomicU64]>,
     answers: Meter,
     /// Word 0 without the TCP flags, where no rule reads them: a connection then is one subject each way.
     read: u64,
@@ -48,7 +50,6 @@ pub(super) struct Bound {
     pub(super) inbound: Option<Arc<Classifier>>,
     pub(super) limits: Limits,
     pub(super) untagged: u16,
-    quarantine: Option<PortSet>,
     /// Nothing of its frames needs to be read but their addresses.
     pub(super) is_shallow: bool,
     pub(super) sends_metered: bool,
@@ -113,8 +114,8 @@ impl Policy {
                     }
                     _ => Ok(None),
                 });
-        let ports = ports.collect::<Result<Box<[_]>, TooLarge>>()?;
-        let rules: Box<[RuleInfo]> = compiler
+        let ports = ports.collect::<Result<Arc<[_]>, TooLarge>>()?;
+        let rules: Arc<[RuleInfo]> = compiler
             .lists()
             .iter()
             .flat_map(|(_, list)| list.iter().map(RuleInfo::of))
@@ -130,6 +131,7 @@ impl Policy {
             .any(|(_, list)| list.iter().any(|rule| rule.flags.is_some()));
         Ok(Self {
             epoch,
+            quarantine: Arc::default(),
             ports,
             read: if reads_flags {
                 u64::MAX
@@ -152,9 +154,10 @@ impl Policy {
         // Without lists nothing is compiled that could be too large; and without ports nothing passes.
         Self::compile(epoch, &spec, Arc::clone(&state)).unwrap_or_else(|_| Self {
             epoch,
-            ports: Box::default(),
-            rules: Box::default(),
-            hits: Box::default(),
+            quarantine: Arc::default(),
+            ports: Arc::default(),
+            rules: Arc::default(),
+            hits: Arc::default(),
             answers: Meter::default(),
             read: u64::MAX,
             watches_leases: false,
@@ -166,6 +169,21 @@ impl Policy {
     /// Which policy this is: what was judged under another epoch is to be judged again.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// The same policy with these ports in quarantine and no others, under another epoch.
+    #[must_use]
+    pub fn with_quarantine(&self, epoch: u64, quarantine: Quarantine) -> Self {
+        Self {
+            epoch,
+            quarantine: Arc::new(quarantine),
+            ..self.clone()
+        }
+    }
+
+    /// The ports in quarantine.
+    pub(super) fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
     }
 
     /// What policies of this switch remember.
@@ -187,8 +205,8 @@ impl Policy {
     pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleInfo, u64)> {
         (0..)
             .map(RuleId)
-            .zip(&self.rules)
-            .zip(&self.hits)
+            .zip(self.rules.iter())
+            .zip(self.hits.iter())
             .map(|((id, rule), hits)| (id, rule, hits.load(Ordering::Relaxed)))
     }
 
@@ -309,11 +327,29 @@ impl Policy {
         self.rule(rule).is_some_and(|rule| rule.stateless)
     }
 
+    /// The address that a port keeps, if its guard keeps one and has heard it: whoever makes a new FDB enters it there.
+    pub fn kept_mac(&self, port: PortId) -> Option<Mac> {
+        let bound = self.bound(port)?;
+        let kept = self.state.guard(port)?.kept()?;
+        bound
+            .guard
+            .owns_mac(self.state.guard(port)?, kept)
+            .then_some(kept)
+    }
+
+    /// Judges all connections again that earlier policies let open. What workers meet before is judged by them in the same
+    /// way; [`State::ended`] counts both.
+    pub fn rejudge_all(&self, now: Tick) {
+        let tracker = self.state.tracker();
+        let ended = tracker.rejudge(self.epoch, now, |flow| self.rejudge(flow));
+        self.state.note_ended(ended);
+    }
+
     /// Judges a connection again that an earlier policy let open: the terms on which this one would let it open, `None` if
     /// it would not.
     pub fn rejudge(&self, flow: &Flow) -> Option<Terms> {
         let (source, receiver) = (self.bound(flow.opener)?, self.bound(flow.peer)?);
-        if source.shuns(flow.peer) || receiver.shuns(flow.opener) {
+        if self.quarantine.separates(flow.opener, flow.peer) {
             return None;
         }
         let subject = flow.subject();
@@ -374,7 +410,6 @@ impl Bound {
             outbound: compile(spec.outbound.as_ref(), Direction::Outbound)?,
             inbound: compile(spec.inbound.as_ref(), Direction::Inbound)?,
             untagged: spec.untagged.map_or(0, Vid::get),
-            quarantine: spec.quarantine,
             is_shallow: guard.is_open(),
             sends_metered,
             receives_metered: limits.receive_bits.is_set() || limits.receive_frames.is_set(),
@@ -386,12 +421,7 @@ impl Bound {
     /// Whether no pair with this port is judged but by what the other says.
     #[inline(always)]
     pub(super) fn is_free(&self) -> bool {
-        self.outbound.is_none() && self.inbound.is_none() && self.quarantine.is_none()
-    }
-
-    pub(super) fn shuns(&self, other: PortId) -> bool {
-        self.quarantine
-            .is_some_and(|helpers| !helpers.contains(other))
+        self.outbound.is_none() && self.inbound.is_none()
     }
 }
 

@@ -103,6 +103,9 @@ impl Judge<'_> {
         let Some((bound, port)) = self.bound else {
             return Err(DropReason::NoPolicy);
         };
+        if self.policy.quarantine().silences(self.source) {
+            return Err(DropReason::Quarantined);
+        }
         if !frame.src().is_station() {
             return Err(DropReason::SourceMacInvalid);
         }
@@ -243,6 +246,9 @@ impl Judge<'_> {
         let (Some((source, port)), Some(receiver)) = (self.bound, self.policy.bound(to)) else {
             return Err(DropReason::NoPolicy.into());
         };
+        if self.policy.quarantine().separates(self.source, to) {
+            return Err(DropReason::Quarantined.into());
+        }
         if !(source.is_free() && receiver.is_free()) {
             self.judge_pair(source, port, receiver, admitted, to)?;
         }
@@ -264,9 +270,6 @@ impl Judge<'_> {
         admitted: &Admitted<'_>,
         to: PortId,
     ) -> Result<(), Refusal> {
-        if source.shuns(to) || receiver.shuns(self.source) {
-            return Err(DropReason::Quarantined.into());
-        }
         if !self.context.frame.is_digested {
             let hash = self.look_up(source, port, &admitted.frame);
             if self.context.frame.place.is_none() && !self.context.frame.digest.is_control {
@@ -347,7 +350,10 @@ impl Judge<'_> {
         let Some(burst) = self.burst.as_ref() else {
             return Err(DropReason::ConnectionLimit.into());
         };
-        let look = burst.look(&digest, frame, from, to, self.now);
+        let mut look = burst.look(&digest, frame, from, to, self.now);
+        if !self.is_current(&mut look) {
+            look = burst.look(&digest, frame, from, to, self.now);
+        }
         let [outbound, inbound] = match look.flow {
             None => [false; 2],
             Some((_, direction)) => covered(&look.terms, direction),
@@ -392,6 +398,28 @@ impl Judge<'_> {
             }),
         );
         Ok(())
+    }
+
+    /// Judges a connection again that an earlier policy let open; false if this one would not, and it is over.
+    fn is_current(&self, look: &mut track::Look) -> bool {
+        let (policy, tracker) = (self.policy, self.policy.state().tracker());
+        let Some((flow, _)) = look.flow.filter(|_| !look.is_of(policy.epoch())) else {
+            return true;
+        };
+        let terms = tracker
+            .describe(flow, self.now)
+            .and_then(|flow| policy.rejudge(&flow));
+        match terms {
+            Some(terms) => {
+                tracker.affirm(flow, &terms, policy.epoch());
+                look.terms = terms;
+                true
+            }
+            None => {
+                policy.state().note_ended(tracker.end(flow).into());
+                false
+            }
+        }
     }
 
     /// What a say comes to.

@@ -40,6 +40,7 @@ mod judge;
 pub mod lease;
 mod lists;
 mod meter;
+pub mod quarantine;
 #[cfg(any(test, fuzzing))]
 pub mod reference;
 pub mod reject;

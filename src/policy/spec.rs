@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::rule::Rule;
-use crate::counters::{PortId, PortSet};
+use crate::counters::PortId;
 use crate::frame::{Mac, Vid};
 
 /// A whole policy, before it is compiled.
@@ -54,8 +54,6 @@ pub struct PortPolicy {
     pub quota: Option<ConnectionQuota>,
     /// The VLAN of its frames without a tag, if they are taken.
     pub untagged: Option<Vid>,
-    /// Set when the port is in quarantine: the only ports that it may send to and receive from.
-    pub quarantine: Option<PortSet>,
 }
 
 /// Which source MACs a port may use.

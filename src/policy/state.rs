@@ -1,6 +1,7 @@
 //! What the gate remembers of each port while policies come and go.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::guard::GuardState;
 use super::meter::Bucket;
@@ -35,6 +36,8 @@ pub(super) struct PortState {
 pub struct State {
     ports: Box<[PortState]>,
     tracker: Arc<Tracker>,
+    /// Connections that a change of policy has ended.
+    ended: AtomicU64,
 }
 
 impl State {
@@ -43,7 +46,15 @@ impl State {
         Arc::new(Self {
             ports: (0..MAX_PORTS).map(|_| PortState::default()).collect(),
             tracker: Arc::new(Tracker::new(tracking, ports)),
+            ended: AtomicU64::new(0),
         })
+    }
+
+    /// Takes up other bounds of connection tracking, for these ports.
+    pub fn reconfigure(&self, tracking: &TrackingSpec, ports: &[PortId]) {
+        let room = ports.iter().map(|id| id.index()).max();
+        let room = room.map_or(0, |last| last.saturating_add(1)); // at most MAX_PORTS
+        self.tracker.reconfigure(tracking, room);
     }
 
     pub(super) fn port(&self, port: PortId) -> Option<&PortState> {
@@ -57,6 +68,15 @@ impl State {
     /// The connections.
     pub fn tracker(&self) -> &Arc<Tracker> {
         &self.tracker
+    }
+
+    /// How many connections changes of policy have ended since the start.
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_ended(&self, connections: u64) {
+        self.ended.fetch_add(connections, Ordering::Relaxed);
     }
 
     /// What port security has learned of a port.

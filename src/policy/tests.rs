@@ -450,16 +450,21 @@ fn a_rejected_frame_is_answered_and_not_without_end() {
 
 #[test]
 fn a_port_in_quarantine_speaks_to_its_helpers_alone() {
-    let shut = PortPolicy {
-        quarantine: Some(PortSet::from_iter([port(2)])),
-        ..free()
+    let mut bench = Bench::new(vec![free(), free(), free()]);
+    let shut = |helpers: &[u16]| {
+        let helpers = helpers.iter().map(|index| port(*index)).collect();
+        [(port(1), helpers)].into_iter().collect()
     };
-    let mut bench = Bench::new(vec![free(), shut, free()]);
+    bench.policy = bench.policy.with_quarantine(2, shut(&[2]));
     for (from, to) in [(0, 1), (1, 0)] {
         assert_eq!(bench.send(from, to, &arp(0)), Err(DropReason::Quarantined));
     }
     for (from, to) in [(2, 1), (1, 2), (0, 2)] {
         assert_eq!(bench.send(from, to, &arp(0)), Ok(()));
+    }
+    bench.policy = bench.policy.with_quarantine(3, shut(&[]));
+    for (from, to) in [(2, 1), (1, 2)] {
+        assert_eq!(bench.send(from, to, &arp(0)), Err(DropReason::Quarantined));
     }
 }
 

@@ -102,7 +102,7 @@ impl Source {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Its socket.
-    #[error("port \"{name}\": {source}")]
+    #[error("port \"{name}\": its socket cannot be had")]
     Bind {
         /// The port.
         name: String,
@@ -110,7 +110,7 @@ pub enum OpenError {
         source: BindError,
     },
     /// The kernel refused to watch it.
-    #[error("port \"{name}\": cannot watch its socket: {source}")]
+    #[error("port \"{name}\": its socket cannot be watched")]
     Watch {
         /// The port.
         name: String,
@@ -249,12 +249,12 @@ impl Port {
         }
     }
 
-    /// Whether the port listens at `path`, and the file there is still its own: then it can be inherited.
+    /// Where the port listens, if the file there is still its own: then it can be inherited.
     #[must_use]
-    pub fn listens_at(&self, path: &Path) -> bool {
-        self.listening
-            .as_ref()
-            .is_some_and(|listening| listening.path() == path && listening.is_in_place())
+    pub fn listens_at(&self) -> Option<&Path> {
+        let listening = self.listening.as_ref();
+        let in_place = listening.filter(|listening| listening.is_in_place());
+        in_place.map(Listening::path)
     }
 
     /// Takes over the socket of `other`, which is closed by that.
@@ -288,6 +288,12 @@ impl Port {
     #[must_use]
     pub fn id(&self) -> PortId {
         self.lanes.id()
+    }
+
+    /// The half that the workers see.
+    #[must_use]
+    pub fn lanes(&self) -> &Arc<Lanes> {
+        &self.lanes
     }
 
     /// The port's name.

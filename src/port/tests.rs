@@ -686,7 +686,7 @@ fn an_heir_serves_whoever_waits_at_the_socket_of_the_other() {
     let mut served = room.client(&mut old);
     served.tell(&mut old, SET_OWNER, &[], &[]);
     let waiting = room.connect();
-    assert!(old.listens_at(&room.path()));
+    assert_eq!(old.listens_at(), Some(&*room.path()));
     let door = Arc::clone(&room.door);
     let lanes = Lanes::new(PortId::new(4).unwrap(), 2, door, FaultBell::new().unwrap());
     let setup = room.setup(Endpoint::Listen(room.path()));
@@ -695,12 +695,12 @@ fn an_heir_serves_whoever_waits_at_the_socket_of_the_other() {
     drop(old);
     assert!(closed(&mut served.stream));
     assert!(room.path().exists());
-    assert!(heir.listens_at(&room.path()));
+    assert_eq!(heir.listens_at(), Some(&*room.path()));
     heir.begin(room.now.get());
     heir.on_ready(Source::Listener, room.now.get());
     assert_eq!(heir.status().state, PortState::Negotiating);
     drop(waiting);
     // A file that somebody took away is nobody's to inherit.
     std::fs::remove_file(room.path()).unwrap();
-    assert!(!heir.listens_at(&room.path()));
+    assert_eq!(heir.listens_at(), None);
 }

@@ -74,20 +74,57 @@ impl Switch {
     /// The same with lines for `[switch]`.
     pub fn with(lines: &str, ports: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("pc").tempdir().unwrap();
-        let mut text = format!(
-            "[switch]\nname = \"t\"\ncontrol = \"{}/control\"\n{lines}\n",
-            dir.path().display()
-        );
-        for (name, table) in ports {
-            text += &format!(
-                "[port.{name}]\nsocket = \"{}/{name}\"\n{table}\n",
-                dir.path().display()
-            );
-        }
-        std::fs::write(dir.path().join("lan.toml"), text).unwrap();
         let mut switch = Self { dir, child: None };
+        std::fs::write(switch.file(), switch.text(lines, ports)).unwrap();
         switch.run();
         switch
+    }
+
+    /// The configuration of a switch with these ports, and lines for `[switch]`.
+    pub fn text(&self, lines: &str, ports: &[(&str, &str)]) -> String {
+        let mut text = format!(
+            "[switch]\nname = \"t\"\ncontrol = \"{}/control\"\n{lines}\n",
+            self.dir.path().display()
+        );
+        for (name, table) in ports {
+            let socket = format!("socket = \"{}/{name}\"\n", self.dir.path().display());
+            let socket = if table.contains("socket =") {
+                ""
+            } else {
+                &socket
+            };
+            text += &format!("[port.{name}]\n{socket}{table}\n");
+        }
+        text
+    }
+
+    /// The configuration's file.
+    pub fn file(&self) -> PathBuf {
+        self.dir.path().join("lan.toml")
+    }
+
+    /// Has the switch read its file again; its report, or why it refused.
+    pub fn reload(&self) -> Result<Value, String> {
+        use portcullis::control::{AskError, Question, ReloadRequest};
+        let request = Question::Reload(ReloadRequest::default());
+        self.ask(&request).map_err(|error| match error {
+            AskError::Refused { why, .. } => why,
+            other => panic!("{other}"),
+        })
+    }
+
+    /// Has it take up these ports instead.
+    pub fn change(&self, ports: &[(&str, &str)]) -> Value {
+        std::fs::write(self.file(), self.text("", ports)).unwrap();
+        self.reload().unwrap()
+    }
+
+    /// Asks the control socket.
+    pub fn ask(
+        &self,
+        question: &portcullis::control::Question,
+    ) -> Result<Value, portcullis::control::AskError> {
+        portcullis::control::ask(&self.dir.path().join("control"), question)
     }
 
     /// Starts the process and waits until it says that it is ready.
@@ -167,8 +204,7 @@ impl Switch {
 
     /// The whole status.
     pub fn status(&self) -> Value {
-        let control = self.dir.path().join("control");
-        portcullis::control::ask(&control, portcullis::control::Question::Status).unwrap()
+        self.ask(&portcullis::control::Question::Status).unwrap()
     }
 
     /// One port's status.

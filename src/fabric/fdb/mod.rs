@@ -399,19 +399,27 @@ impl Fdb {
 
     /// The entries at this moment, in no order. Entries that change meanwhile may be seen before or after.
     pub fn entries(&self, now: Tick) -> impl Iterator<Item = FdbEntry> + '_ {
+        self.entries_from(0, now).map(|(_, entry)| entry)
+    }
+
+    /// The same from place `from` of the table on, each with the place behind it: so that whoever lists them in several
+    /// turns can go on where it stopped. An entry never moves, so that none that stays is missed or seen twice.
+    pub fn entries_from(&self, from: u32, now: Tick) -> impl Iterator<Item = (u32, FdbEntry)> + '_ {
         let now = seconds(now);
         let fresh = move |found: &Found| !self.is_expired(*found, now);
-        self.table.all().filter(fresh).filter_map(move |found| {
+        let all = self.table.all_from(Slot::from_number(from));
+        all.filter(fresh).filter_map(move |found| {
             let key = self.table.key(found);
             let is_static = found.word.is_static();
             let age = now.saturating_sub(self.table.seen(found.slot));
-            Some(FdbEntry {
+            let entry = FdbEntry {
                 vid: Vid::new(key.vid()),
                 mac: key.mac(),
                 port: found.word.port()?,
                 age: if is_static { 0 } else { age },
                 is_static,
-            })
+            };
+            Some((found.slot.number().saturating_add(1), entry))
         })
     }
 

@@ -264,8 +264,14 @@ impl Table {
 
     /// All entries, each as it is when its slot's turn comes.
     pub(super) fn all(&self) -> impl Iterator<Item = Found> + '_ {
-        (0..=self.last_bucket())
+        self.all_from(Slot::default())
+    }
+
+    /// The same from one slot on.
+    pub(super) fn all_from(&self, first: Slot) -> impl Iterator<Item = Found> + '_ {
+        (first.bucket..=self.last_bucket())
             .flat_map(Slot::of)
+            .skip(first.way as usize)
             .map(|slot| self.at(slot))
             .filter(|found| found.word.is_valid())
     }

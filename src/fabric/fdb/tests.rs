@@ -543,3 +543,25 @@ fn concurrent_readers_see_whole_entries_only() {
     }
     assert!(fdb.learned_total() <= 64);
 }
+
+#[test]
+fn entries_can_be_listed_in_pages_without_missing_one_that_stays() {
+    let fdb = table(4096, 4096, 4);
+    for n in 0..1000 {
+        fdb.learn(port(1), VLAN, mac(n), at(1)).unwrap();
+    }
+    let (mut from, mut seen) = (0, HashSet::new());
+    loop {
+        let page: Vec<_> = fdb.entries_from(from, at(1)).take(7).collect();
+        for (_, entry) in &page {
+            assert!(seen.insert(entry.mac), "{} twice", entry.mac);
+        }
+        let Some((next, _)) = page.last() else { break };
+        from = *next;
+        // Others come meanwhile.
+        fdb.learn(port(2), VLAN, mac(5000 + u64::from(from)), at(1))
+            .unwrap();
+    }
+    assert!((0..1000).all(|n| seen.contains(&mac(n))));
+    assert_eq!(fdb.entries_from(u32::MAX, at(1)).count(), 0);
+}

@@ -95,6 +95,13 @@ impl Tracker {
         ended
     }
 
+    /// A connection as it is now; `None` when it has ended.
+    pub fn describe(&self, flow: FlowRef, now: Tick) -> Option<Flow> {
+        let table = self.table(flow.port)?;
+        let found = table.get(flow.slot, flow.generation)?;
+        table.snapshot(&found, now)
+    }
+
     /// All connections, port by port. Each is shown as it is when the iterator comes to it; what opens or ends
     /// meanwhile may be shown or not.
     pub fn flows(&self, now: Tick) -> Flows<'_> {

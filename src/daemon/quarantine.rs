@@ -1,0 +1,362 @@
+//! Which ports are in quarantine: kept by name, in a small file, so that it survives a restart.
+//!
+//! The file lies in the state directory that systemd gives (`$STATE_DIRECTORY/NAME.quarantine`), or beside the control
+//! socket. It is there exactly while a port is in quarantine, and is replaced as a whole: a crash at any moment leaves
+//! the old or the new. A file that is there and cannot be believed keeps the switch from starting, since it may be all that
+//! stands between a bad guest and the others.
+//!
+//! A port that a reload takes away stays in the book: when one of its name comes back, it is in quarantine at once.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::plan::Live;
+use super::source::{Refusal, read_trusted};
+use crate::config::SwitchSpec;
+use crate::control::{QuarantineReport, QuarantineRequest};
+use crate::counters::{PortId, PortSet};
+use crate::policy::quarantine::Quarantine;
+
+/// The longest state file: every port with as many helpers as a request can name.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// Why the file of the quarantine is not believed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{}: {why}; it says which ports are in quarantine. Mend it, or remove it to start without a quarantine", file.display()
+)]
+pub struct StateError {
+    file: PathBuf,
+    why: String,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Wards {
+    file: PathBuf,
+    ports: BTreeMap<String, QuarantineReport>,
+}
+
+impl Wards {
+    /// What the file says; nobody when there is none.
+    pub(super) fn load(spec: &SwitchSpec) -> Result<Self, StateError> {
+        Self::from_file(path(spec))
+    }
+
+    fn from_file(file: PathBuf) -> Result<Self, StateError> {
+        let failed = |why: String| StateError {
+            file: file.clone(),
+            why,
+        };
+        let bytes = match read_trusted(&file, MAX_BYTES) {
+            Ok(bytes) => bytes,
+            Err(Refusal::Unreadable(error)) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self {
+                    file,
+                    ports: BTreeMap::new(),
+                });
+            }
+            Err(Refusal::Unreadable(error)) => {
+                return Err(failed(format!("cannot be read: {error}")));
+            }
+            Err(Refusal::Distrusted(problem, _)) => return Err(failed(problem)),
+        };
+        let ports: Vec<QuarantineReport> = serde_json::from_slice(&bytes)
+            .map_err(|error| failed(format!("makes no sense: {error}")))?;
+        Ok(Self {
+            ports: ports
+                .into_iter()
+                .map(|port| (port.port.clone(), port))
+                .collect(),
+            file,
+        })
+    }
+
+    /// All of them, by name.
+    pub(super) fn reports(&self) -> Vec<QuarantineReport> {
+        self.ports.values().cloned().collect()
+    }
+
+    /// One of them.
+    pub(super) fn get(&self, name: &str) -> Option<&QuarantineReport> {
+        self.ports.get(name)
+    }
+
+    /// The same in numbers.
+    pub(super) fn resolve(&self, live: &Live) -> Quarantine {
+        let known = live.ports().filter_map(|(port, id)| {
+            let ward = self.ports.get(&port.name)?;
+            let helpers = ward.helpers.iter();
+            let helpers = helpers.flat_map(|name| named(live, name));
+            Some((
+                id,
+                PortSet::from_iter(helpers.filter(|helper| *helper != id)),
+            ))
+        });
+        known.collect()
+    }
+
+    /// Puts a port aside, or changes its helpers.
+    ///
+    /// # Errors
+    /// A name that nothing in the configuration has; nothing is changed then.
+    pub(super) fn hold(
+        &mut self,
+        live: &Live,
+        request: QuarantineRequest,
+        by: &str,
+    ) -> Result<(), String> {
+        let QuarantineRequest { port, helpers } = request;
+        if live.port(&port).is_none() {
+            return Err(unknown_port(live, &port));
+        }
+        for helper in &helpers {
+            if named(live, helper).is_empty() {
+                return Err(format!("no port or group is called {helper:?}"));
+            }
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let since = now.map_or(0, |since| since.as_secs());
+        let since = self.ports.get(&port).map_or(since, |ward| ward.since);
+        let ward = QuarantineReport {
+            port: port.clone(),
+            helpers,
+            since,
+            by: by.to_owned(),
+        };
+        self.ports.insert(port, ward);
+        Ok(())
+    }
+
+    /// Lets a port out.
+    ///
+    /// # Errors
+    /// It is not in quarantine.
+    pub(super) fn release(&mut self, live: &Live, name: &str) -> Result<(), String> {
+        match self.ports.remove(name) {
+            Some(_) => Ok(()),
+            None if live.port(name).is_none() => Err(unknown_port(live, name)),
+            None => Err(format!("port {name:?} is not in quarantine")),
+        }
+    }
+
+    /// What is to be written, for [`Saving::save`].
+    pub(super) fn saving(&self) -> Saving {
+        Saving {
+            file: self.file.clone(),
+            ports: self.reports(),
+        }
+    }
+}
+
+/// The book as it is to be on disk.
+#[derive(Debug)]
+pub(super) struct Saving {
+    file: PathBuf,
+    ports: Vec<QuarantineReport>,
+}
+
+impl Saving {
+    /// Writes it beside, and puts it in its place when it is safe on disk. Waits for the disk: not for the attendant.
+    pub(super) fn save(&self) -> io::Result<()> {
+        let mut beside = self.file.clone().into_os_string();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
+        let removed = |path: &Path| match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        removed(&beside)?;
+        if self.ports.is_empty() {
+            return removed(&self.file);
+        }
+        let written = self
+            .write(&beside)
+            .and_then(|()| fs::rename(&beside, &self.file));
+        if written.is_err() {
+            let _ = fs::remove_file(&beside);
+        }
+        written?;
+        let directory = self.file.parent().unwrap_or(Path::new("."));
+        File::open(directory)?.sync_all()
+    }
+
+    fn write(&self, beside: &Path) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(&self.ports)?;
+        text.push(b'\n');
+        let mut options = fs::OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(beside)?;
+        file.write_all(&text)?;
+        file.sync_all()
+    }
+
+    /// Where it goes.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+}
+
+/// Where the book of this switch lies.
+fn path(spec: &SwitchSpec) -> PathBuf {
+    let given = std::env::var_os("STATE_DIRECTORY").filter(|given| !given.is_empty());
+    // systemd separates several by colons; the first is as good as any.
+    let first = given
+        .as_ref()
+        .and_then(|given| std::env::split_paths(given).next());
+    match first {
+        Some(directory) => directory.join(format!("{}.quarantine", spec.name)),
+        None => {
+            let mut path = spec.control.clone().into_os_string();
+            path.push(".quarantine");
+            path.into()
+        }
+    }
+}
+
+/// The ports that a helper's name stands for: the port of that name, or those of the group.
+fn named(live: &Live, name: &str) -> Vec<PortId> {
+    if let Some(id) = live.port(name) {
+        return vec![id];
+    }
+    let members = live
+        .ports()
+        .filter(|(port, _)| port.groups.iter().any(|group| group == name));
+    members.map(|(_, id)| id).collect()
+}
+
+/// What to say of a name that no port has.
+pub(super) fn unknown_port(live: &Live, name: &str) -> String {
+    let names: Vec<&str> = live
+        .ports()
+        .map(|(port, _)| port.name.as_str())
+        .take(16)
+        .collect();
+    let more = if live.ids.len() > names.len() {
+        ", ..."
+    } else {
+        ""
+    };
+    format!(
+        "no port is called {name:?}; there are {}{more}",
+        names.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Overrides, from_text};
+    use crate::daemon::source::Source;
+
+    fn live(ports: &[&str]) -> Live {
+        let overrides = Overrides {
+            ports: ports.iter().map(|port| (*port).to_owned()).collect(),
+            ..Overrides::default()
+        };
+        let spec = from_text(None, "", &overrides).unwrap();
+        Live::first(Source::default(), spec)
+    }
+
+    fn request(port: &str, helpers: &[&str]) -> QuarantineRequest {
+        QuarantineRequest {
+            port: port.to_owned(),
+            helpers: helpers.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    fn empty(directory: &Path) -> Wards {
+        Wards::from_file(directory.join("lan.quarantine")).unwrap()
+    }
+
+    #[test]
+    fn what_is_saved_is_what_is_loaded_and_nothing_is_left_of_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let live = live(&["a=/a", "b=/b,group=g", "c=/c,group=g"]);
+        let mut wards = empty(directory.path());
+        wards.hold(&live, request("a", &["g"]), "operator").unwrap();
+        wards.saving().save().unwrap();
+        let again = empty(directory.path());
+        assert_eq!(again.reports(), wards.reports());
+        let id = |index| PortId::new(index).unwrap();
+        let quarantine = again.resolve(&live);
+        assert!(!quarantine.separates(id(0), id(1)) && !quarantine.separates(id(2), id(0)));
+        assert!(quarantine.holds(id(0)) && !quarantine.holds(id(1)));
+        wards.release(&live, "a").unwrap();
+        wards.saving().save().unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn names_that_nothing_has_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let live = live(&["a=/a", "b=/b"]);
+        let mut wards = empty(directory.path());
+        let mut hold =
+            |port, helpers: &[&str]| wards.hold(&live, request(port, helpers), "operator");
+        assert_eq!(
+            hold("x", &[]).unwrap_err(),
+            "no port is called \"x\"; there are a, b"
+        );
+        assert_eq!(
+            hold("a", &["b", "y"]).unwrap_err(),
+            "no port or group is called \"y\""
+        );
+        assert_eq!(wards.reports(), []);
+        assert_eq!(
+            wards.release(&live, "a").unwrap_err(),
+            "port \"a\" is not in quarantine"
+        );
+    }
+
+    #[test]
+    fn a_port_that_comes_back_is_in_quarantine_still() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut wards = empty(directory.path());
+        wards
+            .hold(&live(&["a=/a", "b=/b"]), request("b", &[]), "operator")
+            .unwrap();
+        assert!(wards.resolve(&live(&["a=/a"])).is_empty());
+        let back = wards.resolve(&live(&["c=/c", "b=/b"]));
+        assert!(back.holds(PortId::new(1).unwrap()));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_believed_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("lan.quarantine");
+        fs::write(&file, "[{\"port\":\"a\"").unwrap();
+        let error = Wards::from_file(file.clone()).unwrap_err().to_string();
+        assert!(
+            error.contains("makes no sense") && error.contains("Mend it"),
+            "{error}"
+        );
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::write(&file, "[]").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        let error = Wards::from_file(file).unwrap_err().to_string();
+        assert!(error.contains("can be written to by others"), "{error}");
+    }
+
+    #[test]
+    fn o_6_a_directory_that_takes_nothing_is_an_error_and_the_old_book_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut wards = empty(directory.path());
+        let live = live(&["a=/a"]);
+        wards.hold(&live, request("a", &[]), "operator").unwrap();
+        wards.saving().save().unwrap();
+        let saving = Saving {
+            file: directory.path().join("missing/lan.quarantine"),
+            ports: wards.reports(),
+        };
+        saving.save().unwrap_err();
+        assert_eq!(empty(directory.path()).reports(), wards.reports());
+    }
+}

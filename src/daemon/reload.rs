@@ -1,0 +1,325 @@
+//! A reload, put in force; and what else changes the gate while the switch runs.
+//!
+//! See the order of a reload at the head of the room. What is here runs on the attendant's thread and takes no longer than its
+//! other steps: everything that takes time has been done beside it.
+
+use std::error::Error;
+use std::io;
+use std::mem;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::prepare::{Basis, Opening, Prepared, ReloadError};
+use super::quarantine::Saving;
+use super::{Ends, Switch};
+use crate::clock::Tick;
+use crate::control::{Answer, QuarantineAnswer, QuarantineRequest, ReloadReport, Response, Ticket};
+use crate::counters::{PortId, PortSet};
+use crate::datapath::{Gate, Ports, Retired};
+
+/// What is done at the desk.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Read a configuration and prepare it; without a ticket it is SIGHUP that wants it.
+    Reload {
+        file: Option<PathBuf>,
+        ticket: Option<Ticket>,
+    },
+    /// Write the book of the quarantine.
+    Save { saving: Saving, ticket: Ticket },
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Done {
+    Reload {
+        prepared: Box<Result<Prepared, ReloadError>>,
+        ticket: Option<Ticket>,
+    },
+    Save {
+        file: PathBuf,
+        saved: io::Result<()>,
+        ticket: Ticket,
+    },
+}
+
+/// A generation that is not in force any more.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    generation: Retired,
+    /// Ports that went with it: their numbers are not free before it is.
+    ports: Vec<PortId>,
+}
+
+impl Switch {
+    /// Which policy is in force.
+    pub(super) fn epoch(&self) -> u64 {
+        let generation = self.workers.as_ref().map(|workers| workers.generation());
+        generation.map_or(0, |generation| generation.gate.policy.epoch())
+    }
+
+    /// SIGHUP, or a [`Reloader`](super::Reloader). Any number of them before the next reload begins are one.
+    pub(super) fn hang_up(&mut self) {
+        Ends::hear(&self.reload.0);
+        let is_such = |job: &Job| matches!(job, Job::Reload { ticket: None, .. });
+        if !self.desk.any_waiting(is_such) {
+            let (file, ticket) = (None, None);
+            // There is no client who could fill the desk but by tickets, of which there are few.
+            let _ = self.desk.put(Job::Reload { file, ticket });
+        }
+    }
+
+    /// Puts a job of a client on the desk.
+    pub(super) fn put(&mut self, job: Job) -> Response {
+        match self.desk.put(job) {
+            Ok(()) => Response::Later,
+            Err(_) => Answer::Error("too much waits to be done; try again".to_owned()).into(),
+        }
+    }
+
+    /// Starts the next job if there is one and none runs; frees what no worker holds any more.
+    pub(super) fn work_on(&mut self) {
+        self.leaving
+            .retain(|leaving| !leaving.generation.is_released());
+        let Some(job) = self.desk.next() else { return };
+        self.at_desk = match &job {
+            Job::Reload { ticket, .. } => *ticket,
+            Job::Save { ticket, .. } => Some(*ticket),
+        };
+        let started = match job {
+            Job::Reload { file, ticket } => {
+                // A disconnection that the job itself may not see is noted from here on.
+                self.forgotten.clear();
+                let basis = self.basis();
+                let result = self.desk.start(move || Done::Reload {
+                    prepared: Box::new(basis.prepare(file)),
+                    ticket,
+                });
+                result.map_err(|error| (ticket, error))
+            }
+            Job::Save { saving, ticket } => {
+                let result = self.desk.start(move || Done::Save {
+                    saved: saving.save(),
+                    file: saving.file().to_owned(),
+                    ticket,
+                });
+                result.map_err(|error| (Some(ticket), error))
+            }
+        };
+        if let Err((ticket, error)) = started {
+            self.refuse(ticket, format!("cannot make a thread: {error}"));
+        }
+    }
+
+    /// What a reload has to know of what runs.
+    fn basis(&self) -> Basis {
+        let held = self.ports.iter().filter_map(|(id, port)| {
+            let path = port.listens_at()?;
+            Some((path.to_owned(), *id))
+        });
+        let going = self.leaving.iter().flat_map(|leaving| &leaving.ports);
+        let taken = self.ports.keys().chain(going).copied();
+        let lanes = self.ports.values().map(|port| Arc::clone(port.lanes()));
+        Basis {
+            live: Arc::clone(&self.live),
+            ports: lanes.collect(),
+            fdb: Arc::clone(&self.fdb),
+            state: Arc::clone(&self.state),
+            epoch: self.epoch(),
+            taken: PortSet::from_iter(taken),
+            held: held.collect(),
+            doors: self.doors.clone(),
+            bell: Arc::clone(&self.bell),
+            epoll: Arc::clone(&self.epoll),
+            clock: self.clock.clone(),
+        }
+    }
+
+    /// A job is done.
+    pub(super) fn job_done(&mut self, now: Tick) {
+        let Some(done) = self.desk.collect() else {
+            return;
+        };
+        match done {
+            Some(Done::Reload { prepared, ticket }) => match *prepared {
+                Ok(prepared) => {
+                    let report = self.take_up(prepared, now);
+                    let file = report.file.display();
+                    tracing::info!(%file, epoch = report.epoch, "configuration taken up");
+                    if let Some(ticket) = ticket {
+                        self.control.reply(ticket, Answer::Reload(report));
+                    }
+                }
+                Err(error) => self.refuse(ticket, whole(&error)),
+            },
+            Some(Done::Save {
+                file,
+                saved,
+                ticket,
+            }) => {
+                let not_saved = saved
+                    .err()
+                    .map(|error| format!("{}: {error}", file.display()));
+                if let Some(why) = &not_saved {
+                    tracing::error!("the quarantine would not survive a restart: {why}");
+                }
+                let ports = self.wards.reports();
+                let answer = Answer::Quarantine(QuarantineAnswer { ports, not_saved });
+                self.control.reply(ticket, answer);
+            }
+            None => {
+                // Whoever waits for it is told by the end of the connection.
+                tracing::error!(
+                    "a job panicked; nothing was changed. Please report it, see SECURITY.md"
+                );
+            }
+        }
+    }
+
+    /// Says that a job came to nothing.
+    fn refuse(&mut self, ticket: Option<Ticket>, why: String) {
+        tracing::error!("reload refused, the configuration before stays in force: {why}");
+        if let Some(ticket) = ticket {
+            self.control.reply(ticket, Answer::Error(why));
+        }
+    }
+
+    /// Puts what was prepared in force. Frames are judged by the old until the one store, and by the new after it.
+    fn take_up(&mut self, prepared: Prepared, now: Tick) -> ReloadReport {
+        let Prepared {
+            live,
+            ports,
+            gate,
+            opening,
+            leaving,
+            change,
+        } = prepared;
+        // A quarantine that was ordered meanwhile is not lost, and commands may have moved the epoch on.
+        let epoch = self.epoch() + 1;
+        let quarantine = self.wards.resolve(&live);
+        let gate = Gate {
+            policy: gate.policy.with_quarantine(epoch, quarantine),
+            fabric: gate.fabric,
+        };
+        self.fdb = Arc::clone(gate.fabric.fdb());
+        let policy = gate.policy.clone();
+        self.keep_addresses(&policy, &live.ids);
+        self.state.reconfigure(&live.spec.tracking, &live.ids);
+        let ended = self.state.ended();
+        self.replace(ports, gate, leaving.clone());
+        // Addresses that were claimed while the new table was made.
+        self.keep_addresses(&policy, &live.ids);
+        policy.rejudge_all(now);
+        let flows_ended = self.state.ended().saturating_sub(ended);
+        let mut gone: Vec<_> = leaving
+            .iter()
+            .filter_map(|id| Some((*id, self.ports.remove(id)?)))
+            .collect();
+        for Opening { mut port, inherits } in opening {
+            let heritage = gone.iter_mut().find(|(id, _)| Some(*id) == inherits);
+            if let Some((_, other)) = heritage {
+                port.inherit(other, now);
+            }
+            self.ports.insert(port.id(), port);
+        }
+        for (id, mut port) in gone {
+            port.close(now);
+            self.state.forget(id);
+            self.record.forget(id);
+        }
+        let before = PortSet::from_iter(self.live.ids.iter().copied());
+        for (_, port) in self
+            .ports
+            .iter_mut()
+            .filter(|(id, _)| !before.contains(**id))
+        {
+            port.begin(now);
+        }
+        for id in mem::take(&mut self.forgotten) {
+            self.fdb.flush_port(id);
+        }
+        self.live = Arc::new(live);
+        ReloadReport {
+            file: self.live.source.file.clone().unwrap_or_default(),
+            epoch,
+            change,
+            flows_ended,
+        }
+    }
+
+    /// Enters the addresses that ports keep in the table: what they are the table alone does not remember.
+    fn keep_addresses(&self, policy: &Policy, ids: &[PortId]) {
+        for id in ids {
+            if let Some(mac) = policy.kept_mac(*id) {
+                // Where the new configuration declares it for another port, the guard meets its match there.
+                let _ = self.fdb.add_static(*id, mac);
+            }
+        }
+    }
+
+    /// The one store.
+    fn replace(&mut self, ports: Ports, gate: Gate, leaving: Vec<PortId>) {
+        if let Some(workers) = &self.workers {
+            self.leaving.push(Leaving {
+                generation: workers.replace(ports, gate),
+                ports: leaving,
+            });
+        }
+    }
+
+    /// Puts a port in quarantine, at once; the answer comes when that is on disk.
+    pub(super) fn hold(&mut self, request: QuarantineRequest, ticket: Ticket) -> Response {
+        let name = request.port.clone();
+        if let Err(why) = self.wards.hold(&self.live, request, "operator") {
+            return Answer::Error(why).into();
+        }
+        self.quarantine();
+        tracing::warn!(port = name, "in quarantine, by the operator");
+        self.save(ticket)
+    }
+
+    /// Lets a port out, at once.
+    pub(super) fn release(&mut self, name: &str, ticket: Ticket) -> Response {
+        if let Err(why) = self.wards.release(&self.live, name) {
+            return Answer::Error(why).into();
+        }
+        self.quarantine();
+        tracing::warn!(port = name, "released from quarantine, by the operator");
+        self.save(ticket)
+    }
+
+    /// Puts the present quarantine in force.
+    fn quarantine(&mut self) {
+        let Some(workers) = &self.workers else { return };
+        let before = workers.generation();
+        let quarantine = self.wards.resolve(&self.live);
+        let policy = before
+            .gate
+            .policy
+            .with_quarantine(self.epoch() + 1, quarantine);
+        let gate = Gate {
+            policy,
+            fabric: before.gate.fabric.clone(),
+        };
+        let ports = before.ports.clone();
+        drop(before);
+        self.replace(ports, gate, Vec::new());
+    }
+
+    fn save(&mut self, ticket: Ticket) -> Response {
+        let saving = self.wards.saving();
+        self.put(Job::Save { saving, ticket })
+    }
+}
+
+/// An error with its causes, one a line.
+fn whole(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str("\n  caused by: ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
