@@ -33,24 +33,20 @@ use std::sync::Arc;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-use super::endpoint::{AcceptRate, Accepted, BackOff, Endpoint, admit, dial};
+use super::endpoint::{AcceptRate, BackOff, Endpoint};
 use super::lanes::{Fault, Lanes};
 use super::plug::Plug;
 use super::socket::{BindError, Listening, Peer};
-use super::status::{Direction, PeerStatus, PortState, PortStatus, RingStatus};
 use crate::clock::Tick;
 use crate::counters::{LogLimiter, PortId, PortSnapshot};
 use crate::memory::Limits;
-use crate::session::{Session, SessionEnd, features};
+use crate::session::{Session, SessionEnd};
 
 /// Milliseconds between two attempts to connect.
-const RETRY: u64 = 100;
+pub(super) const RETRY: u64 = 100;
 
 /// Milliseconds in which a front-end that connected to us must have said something. It keeps the port from others.
 const HANDSHAKE: u64 = 5_000;
-
-/// Connections looked at in one call.
-const ACCEPTS_AT_ONCE: usize = 16;
 
 /// What a port is made from.
 #[derive(Clone, Debug)]
@@ -120,15 +116,15 @@ pub enum OpenError {
 
 /// A front-end, served.
 #[derive(Debug)]
-struct Connection {
-    session: Session,
-    peer: Option<Peer>,
-    since: Tick,
-    writing: bool,
+pub(super) struct Connection {
+    pub(super) session: Session,
+    pub(super) peer: Option<Peer>,
+    pub(super) since: Tick,
+    pub(super) writing: bool,
 }
 
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     Waiting,
     Connected(Box<Connection>),
     Quarantined { why: String, until: Tick },
@@ -160,21 +156,21 @@ impl End {
 /// One port.
 #[derive(Debug)]
 pub struct Port {
-    setup: PortSetup,
-    lanes: Arc<Lanes>,
-    epoll: Arc<OwnedFd>,
-    listening: Option<Listening>,
+    pub(super) setup: PortSetup,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) epoll: Arc<OwnedFd>,
+    pub(super) listening: Option<Listening>,
     /// The listener is watched.
-    watching: bool,
-    state: State,
+    pub(super) watching: bool,
+    pub(super) state: State,
     /// When to try to connect, or to look at the listener again.
-    again: Option<Tick>,
-    rate: AcceptRate,
-    back_off: BackOff,
-    last_fault: Option<String>,
-    log: LogLimiter,
+    pub(super) again: Option<Tick>,
+    pub(super) rate: AcceptRate,
+    pub(super) back_off: BackOff,
+    pub(super) last_fault: Option<String>,
+    pub(super) log: LogLimiter,
     /// A connection ended that nobody asked for yet.
-    ended: bool,
+    pub(super) ended: bool,
 }
 
 impl Port {
@@ -315,39 +311,6 @@ impl Port {
         }
     }
 
-    /// What the port is doing.
-    #[must_use]
-    pub fn status(&self) -> PortStatus {
-        let mut status = PortStatus {
-            name: self.setup.name.clone(),
-            id: self.lanes.id().get(),
-            state: PortState::Waiting,
-            why: None,
-            last_fault: self.last_fault.clone(),
-            socket: self.setup.endpoint.path().to_owned(),
-            direction: match self.setup.endpoint {
-                Endpoint::Listen(_) => Direction::Listen,
-                Endpoint::Connect(_) => Direction::Connect,
-            },
-            peer: None,
-            features: Vec::new(),
-            protocol_features: Vec::new(),
-            memory_regions: 0,
-            memory_bytes: 0,
-            rings: self.rings(),
-            counters: self.lanes.counters().snapshot(),
-        };
-        match &self.state {
-            State::Waiting => {}
-            State::Quarantined { why, .. } => {
-                status.state = PortState::Quarantined;
-                status.why = Some(why.clone());
-            }
-            State::Connected(connection) => describe(connection, &mut status),
-        }
-        status
-    }
-
     /// Ends the connection and gives up the socket; its file is removed.
     pub fn close(&mut self, now: Tick) {
         self.end(&End::Closing, now);
@@ -356,128 +319,14 @@ impl Port {
         self.again = None;
     }
 
-    fn rings(&self) -> Vec<RingStatus> {
-        let running = self.lanes.rings().into_iter().map(|ring| RingStatus {
-            index: ring.index,
-            running: true,
-            size: ring.size,
-            next: ring.next,
-            enabled: ring.enabled,
-            problem: ring.broken.map(|broken| format!("ring broken: {broken}")),
-        });
-        let mut rings: Vec<RingStatus> = running.collect();
-        if let State::Connected(connection) = &self.state {
-            rings.extend(
-                connection
-                    .session
-                    .problems()
-                    .map(|(index, problem)| RingStatus {
-                        index: u16::try_from(index).unwrap_or(u16::MAX),
-                        running: false,
-                        size: 0,
-                        next: 0,
-                        enabled: false,
-                        problem: Some(problem.to_owned()),
-                    }),
-            );
-        }
-        rings.sort_by_key(|ring| ring.index);
-        rings
-    }
-
     fn handshake_deadline(&self, connection: &Connection) -> Option<Tick> {
         let listens = self.listening.is_some();
         (listens && !connection.session.has_spoken())
             .then(|| connection.since.after_millis(HANDSHAKE))
     }
 
-    /// Tries to connect; the next attempt is set if it fails.
-    fn call_out(&mut self, now: Tick) {
-        let Endpoint::Connect(path) = &self.setup.endpoint else {
-            return;
-        };
-        if !matches!(self.state, State::Waiting) {
-            return;
-        }
-        match dial(path) {
-            Ok(socket) => self.connected(socket, now),
-            Err(_) => self.again = Some(now.after_millis(RETRY)),
-        }
-    }
-
-    /// Takes the connections that wait: the first if the port is free, and closes the others.
-    fn admit(&mut self, now: Tick) {
-        for _ in 0..ACCEPTS_AT_ONCE {
-            let Some(listening) = &self.listening else {
-                return;
-            };
-            if !self.rate.allows(now) {
-                return self.look_away(now);
-            }
-            match admit(listening) {
-                Ok(Accepted::Connection(socket)) => {
-                    self.rate.spend();
-                    self.newcomer(socket, now);
-                }
-                Ok(Accepted::Nobody) => return,
-                Ok(Accepted::Exhausted) => return self.look_away(now),
-                Err(error) => {
-                    self.say(now, |name, suppressed| {
-                        tracing::error!(port = name, %error, suppressed, "cannot accept connections");
-                    });
-                    return self.look_away(now);
-                }
-            }
-        }
-    }
-
-    fn newcomer(&mut self, socket: OwnedFd, now: Tick) {
-        // The one before may have gone without our having looked yet.
-        self.serve(now);
-        if matches!(self.state, State::Waiting) {
-            return self.connected(socket, now);
-        }
-        let peer = Peer::of(&socket).ok();
-        drop(socket);
-        self.lanes.counters().events.connections_refused.increment();
-        let (pid, uid) = (peer.and_then(|peer| peer.pid), peer.map(|peer| peer.uid));
-        self.say(now, |name, suppressed| {
-            tracing::warn!(
-                port = name,
-                pid,
-                uid,
-                suppressed,
-                "refused a connection: the port is in use"
-            );
-        });
-    }
-
-    fn connected(&mut self, socket: OwnedFd, now: Tick) {
-        let peer = Peer::of(&socket).ok();
-        let token = EventData::new_u64(Source::Connection.token(self.lanes.id()));
-        if let Err(error) = epoll::add(&self.epoll, &socket, token, EventFlags::IN) {
-            self.say(now, |name, suppressed| {
-                tracing::error!(port = name, %error, suppressed, "cannot watch a connection");
-            });
-            self.again = Some(now.after_millis(RETRY));
-            return;
-        }
-        let session = Session::new(socket, self.lanes.pairs(), self.setup.limits);
-        self.state = State::Connected(Box::new(Connection {
-            session,
-            peer,
-            since: now,
-            writing: false,
-        }));
-        self.lanes.counters().events.connections.increment();
-        let (pid, uid) = (peer.and_then(|peer| peer.pid), peer.map(|peer| peer.uid));
-        self.say(now, |name, suppressed| {
-            tracing::info!(port = name, pid, uid, suppressed, "front-end connected");
-        });
-    }
-
     /// Lets the session do what it can do now.
-    fn serve(&mut self, now: Tick) {
+    pub(super) fn serve(&mut self, now: Tick) {
         let State::Connected(connection) = &mut self.state else {
             return;
         };
@@ -579,33 +428,8 @@ impl Port {
         }
     }
 
-    /// Leaves the listener alone for a while: those who wait there, wait.
-    fn look_away(&mut self, now: Tick) {
-        self.watch(false);
-        self.again = Some(now.after_millis(AcceptRate::REST));
-    }
-
-    /// Watches the listener, or does not.
-    fn watch(&mut self, watching: bool) {
-        let Some(listening) = &self.listening else {
-            return;
-        };
-        if watching == self.watching {
-            return;
-        }
-        let token = EventData::new_u64(Source::Listener.token(self.lanes.id()));
-        let flags = if watching {
-            EventFlags::IN
-        } else {
-            EventFlags::empty()
-        };
-        if epoll::modify(&self.epoll, listening, token, flags).is_ok() {
-            self.watching = watching;
-        }
-    }
-
     /// Logs, within the port's limit; `suppressed` is the number of lines that were held back before, if any.
-    fn say(&self, now: Tick, line: impl FnOnce(&str, Option<u64>)) {
+    pub(super) fn say(&self, now: Tick, line: impl FnOnce(&str, Option<u64>)) {
         if let Some(held) = self.log.admit(now) {
             line(&self.setup.name, (held > 0).then_some(held));
         }
@@ -616,33 +440,4 @@ impl Drop for Port {
     fn drop(&mut self) {
         self.lanes.stop_all();
     }
-}
-
-fn describe(connection: &Connection, status: &mut PortStatus) {
-    let terms = connection.session.terms();
-    status.state = if connection.session.is_running() {
-        PortState::Running
-    } else {
-        PortState::Negotiating
-    };
-    let broken = status
-        .rings
-        .iter()
-        .find(|ring| ring.running && ring.problem.is_some());
-    if let Some(ring) = broken {
-        status.state = PortState::Quarantined;
-        status.why = ring
-            .problem
-            .as_ref()
-            .map(|problem| format!("ring {}: {problem}", ring.index));
-    }
-    status.peer = connection.peer.map(|peer| PeerStatus {
-        pid: peer.pid,
-        uid: peer.uid,
-    });
-    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
-    status.features = owned(features::names(terms.features.unwrap_or(0)));
-    status.protocol_features = owned(features::protocol_names(terms.protocol));
-    status.memory_regions = u64::try_from(terms.regions).unwrap_or(u64::MAX);
-    status.memory_bytes = terms.bytes;
 }
