@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::lanes::{LaneSetup, Lanes};
+use super::lanes::Lanes;
 use crate::memory::Call;
 use crate::session::{Device, RingSetup, StartError};
 
@@ -27,22 +27,6 @@ impl Device for Plug<'_> {
     }
 
     fn start_ring(&mut self, index: usize, setup: RingSetup) -> Result<(), StartError> {
-        let RingSetup {
-            memory,
-            layout,
-            features,
-            kick,
-            call,
-            enabled,
-        } = setup;
-        let setup = LaneSetup {
-            memory,
-            layout,
-            features,
-            kick,
-            call,
-            enabled,
-        };
         Ok(self.lanes.start(lane(index), setup)?)
     }
 
