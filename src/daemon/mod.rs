@@ -26,6 +26,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
@@ -42,6 +43,9 @@ use plan::Plan;
 use record::Record;
 
 pub use signals::stop_on_signals;
+
+/// Milliseconds that a switch that stops gives to the closing of what front-ends gave.
+const PATIENCE: u64 = 1000;
 
 /// Why a switch was not started, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -193,6 +197,11 @@ impl Drop for Switch {
         }
         if let Some(workers) = self.workers.take() {
             workers.stop();
+        }
+        // Guests' memory is given back when this returns, but for what hangs: that ends with the process, or keeps it.
+        let end = self.clock.now().after_millis(PATIENCE);
+        for port in &self.ports {
+            port.drain(Duration::from_millis(end.millis_since(self.clock.now())));
         }
     }
 }

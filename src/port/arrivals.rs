@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::net::{Shutdown, shutdown};
 
 use super::endpoint::{AcceptRate, Accepted, Endpoint, admit, dial};
 use super::port::{Connection, Port, RETRY, Source, State};
@@ -22,6 +23,10 @@ impl Port {
         if !matches!(self.state, State::Waiting) {
             return;
         }
+        if self.closer.is_busy() {
+            self.held = true;
+            return;
+        }
         match dial(path) {
             Ok(socket) => self.connected(socket, now),
             Err(_) => self.again = Some(now.after_millis(RETRY)),
@@ -31,12 +36,18 @@ impl Port {
     /// Takes the connections that wait: the first if the port is free, and closes the others.
     pub(super) fn admit(&mut self, now: Tick) {
         for _ in 0..ACCEPTS_AT_ONCE {
-            let Some(listening) = &self.listening else {
-                return;
-            };
             if !self.rate.allows(now) {
                 return self.look_away(now);
             }
+            // The one before may have gone without our having looked yet.
+            self.serve(now);
+            if self.closer.is_busy() {
+                self.held = true;
+                return self.watch(false);
+            }
+            let Some(listening) = &self.listening else {
+                return;
+            };
             match admit(listening) {
                 Ok(Accepted::Connection(socket)) => {
                     self.rate.spend();
@@ -55,13 +66,12 @@ impl Port {
     }
 
     fn newcomer(&mut self, socket: OwnedFd, now: Tick) {
-        // The one before may have gone without our having looked yet.
-        self.serve(now);
         if matches!(self.state, State::Waiting) {
             return self.connected(socket, now);
         }
         let peer = Peer::of(&socket).ok();
-        drop(socket);
+        let _ = shutdown(&socket, Shutdown::Both);
+        self.closer.close(Box::new(socket));
         self.lanes.counters().events.connections_refused.increment();
         let (pid, uid) = (peer.and_then(|peer| peer.pid), peer.map(|peer| peer.uid));
         self.say(now, |name, suppressed| {
@@ -82,6 +92,7 @@ impl Port {
             self.say(now, |name, suppressed| {
                 tracing::error!(port = name, %error, suppressed, "cannot watch a connection");
             });
+            self.closer.close(Box::new(socket));
             self.again = Some(now.after_millis(RETRY));
             return;
         }
@@ -90,7 +101,7 @@ impl Port {
             session,
             peer,
             since: now,
-            writing: false,
+            watched: EventFlags::IN,
         }));
         self.lanes.counters().events.connections.increment();
         let (pid, uid) = (peer.and_then(|peer| peer.pid), peer.map(|peer| peer.uid));

@@ -153,7 +153,7 @@ impl fmt::Debug for Lanes {
     }
 }
 
-/// Rung by workers when a port has a fault for the attendant to deal with.
+/// Rung by workers when a port has a fault for the attendant to deal with, and by closers when they are through.
 #[derive(Debug)]
 pub struct FaultBell(OwnedFd);
 
@@ -169,11 +169,11 @@ impl FaultBell {
         )?)))
     }
 
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Silences the bell; the attendant then asks every port for its fault.
+    /// Silences the bell; the attendant then asks every port.
     pub fn silence(&self) {
         let mut count = [0u8; 8];
         let _ = rustix::io::read(&self.0, &mut count);
@@ -213,6 +213,11 @@ impl Lanes {
     #[must_use]
     pub const fn id(&self) -> PortId {
         self.id
+    }
+
+    /// The bell that brings the attendant.
+    pub(super) fn bell(&self) -> &Arc<FaultBell> {
+        &self.bell
     }
 
     /// What the port counts.

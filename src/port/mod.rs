@@ -1,10 +1,11 @@
 //! One fault domain: session, rings, policy, counters and state of one guest.
 //!
 //! A port has two halves. [`port`] is the attendant's: the socket, the front-end, the state (`arrivals` lets front-ends in,
-//! `report` tells what is). [`lanes`] is the workers': rings, counters, faults. The first reaches the second only through [`Lanes`](lanes::Lanes), whose
+//! `closer` drops what may take its time to drop, `report` tells what is). [`lanes`] is the workers': rings, counters, faults. The first reaches the second only through [`Lanes`](lanes::Lanes), whose
 //! locks are held for a burst.
 
 mod arrivals;
+mod closer;
 pub mod door;
 pub mod endpoint;
 pub mod lanes;

@@ -13,8 +13,10 @@
 //! ```
 //!
 //! - One connection at a time. Another one is taken and closed at once, so that it hears; the first is unharmed.
-//! - Whatever ends a connection ends the same way: every ring is stopped, memory unmapped, descriptors closed. A
-//!   fault is also counted, and repeated faults make the port look away for a while (`BackOff`).
+//! - Whatever ends a connection ends the same way: every ring is stopped, the socket shut down, and memory and descriptors
+//!   given to the [`Closer`]. A fault is also counted, and repeated faults make the port look away for a while (`BackOff`).
+//! - While the closer is busy, the port neither lets anybody in nor reads what its front-end says. Usually that is over before
+//!   anybody looks; when it takes more than a second, status and log say so.
 //! - A broken ring stops by itself and is shown as quarantined; its connection goes on, and the front-end mends it
 //!   by stopping and starting it (a guest that reboots does).
 //! - A port that connects tries every 100 ms.
@@ -23,16 +25,20 @@
 //!
 //! One thread, the attendant. It gives its epoll when it opens the port; the port registers its own descriptors with
 //! tokens that [`Source::from_token`] understands, all level-triggered. The attendant calls [`Port::on_ready`] for each
-//! event, [`Port::on_fault`] when the fault bell rang, and [`Port::on_deadline`] when the time of [`Port::next_deadline`] has
-//! come. None of them waits.
+//! event, [`Port::on_bell`] when the bell rang, [`Port::on_deadline`] when the time of [`Port::next_deadline`] has
+//! come, and [`Port::on_second`] once a second. None of them waits.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{Shutdown, shutdown};
 
+use super::closer::Closer;
 use super::endpoint::{AcceptRate, BackOff, Endpoint};
 use super::lanes::{Fault, Lanes};
 use super::plug::Plug;
@@ -47,6 +53,10 @@ pub(super) const RETRY: u64 = 100;
 
 /// Milliseconds in which a front-end that connected to us must have said something. It keeps the port from others.
 const HANDSHAKE: u64 = 5_000;
+
+/// Why a port with a busy closer lets nobody in.
+pub(super) const STUCK: &str = "what a front-end gave cannot be closed yet: a file whose server does not answer, or very much memory; \
+    nobody is let in, and no request served, until it is";
 
 /// What a port is made from.
 #[derive(Clone, Debug)]
@@ -120,7 +130,8 @@ pub(super) struct Connection {
     pub(super) session: Session,
     pub(super) peer: Option<Peer>,
     pub(super) since: Tick,
-    pub(super) writing: bool,
+    /// What epoll is asked for.
+    pub(super) watched: EventFlags,
 }
 
 #[derive(Debug)]
@@ -158,6 +169,12 @@ impl End {
 pub struct Port {
     pub(super) setup: PortSetup,
     pub(super) lanes: Arc<Lanes>,
+    pub(super) closer: Closer,
+    /// The closer was found busy, and something was left undone.
+    pub(super) held: bool,
+    /// How far the closer was a second ago, and whether it got no further since.
+    progress: Option<u64>,
+    pub(super) stuck: bool,
     pub(super) epoll: Arc<OwnedFd>,
     pub(super) listening: Option<Listening>,
     /// The listener is watched.
@@ -194,6 +211,10 @@ impl Port {
             Endpoint::Connect(_) => None,
         };
         let mut port = Self {
+            closer: Closer::new(Arc::clone(lanes.bell())),
+            held: false,
+            progress: None,
+            stuck: false,
             lanes,
             epoll,
             listening,
@@ -255,10 +276,44 @@ impl Port {
         }
     }
 
-    /// The fault bell rang; it may have been for another port.
-    pub fn on_fault(&mut self, now: Tick) {
+    /// The bell rang, for a fault or since a closer is through; it may have been for another port.
+    pub fn on_bell(&mut self, now: Tick) {
         if let Some(fault) = self.lanes.fault() {
             self.end(&End::Fault(fault), now);
+        }
+        self.resume(now);
+    }
+
+    /// A second has passed, or so.
+    pub fn on_second(&mut self, now: Tick) {
+        self.closer.tend();
+        let progress = self.closer.progress();
+        let stuck = progress.is_some() && progress == self.progress;
+        if stuck && !self.stuck {
+            self.say(now, |name, suppressed| {
+                tracing::warn!(port = name, reason = STUCK, suppressed, "port held up");
+            });
+        }
+        (self.progress, self.stuck) = (progress, stuck);
+    }
+
+    /// Goes on where a busy closer held the port up, if it did and is through.
+    fn resume(&mut self, now: Tick) {
+        if !self.held || self.closer.is_busy() {
+            return;
+        }
+        self.held = false;
+        self.serve(now);
+        if !matches!(self.state, State::Quarantined { .. }) && self.again.is_none() {
+            self.look(now);
+        }
+    }
+
+    /// Looks for somebody who connects, or to connect to.
+    fn look(&mut self, now: Tick) {
+        match self.setup.endpoint {
+            Endpoint::Listen(_) => self.watch(true),
+            Endpoint::Connect(_) => self.call_out(now),
         }
     }
 
@@ -268,6 +323,8 @@ impl Port {
         let of_state = match &self.state {
             State::Waiting => None,
             State::Quarantined { until, .. } => Some(*until),
+            // What we do not read is not late.
+            State::Connected(_) if self.closer.is_busy() => None,
             State::Connected(connection) => [
                 self.handshake_deadline(connection),
                 connection.session.deadline().map(Tick::from_millis),
@@ -290,6 +347,7 @@ impl Port {
                 self.state = State::Waiting;
                 self.again = Some(now);
             }
+            State::Connected(_) if self.closer.is_busy() => {}
             State::Connected(connection) => {
                 if self
                     .handshake_deadline(connection)
@@ -304,10 +362,7 @@ impl Port {
         }
         if self.again.is_some_and(|at| at <= now) {
             self.again = None;
-            match self.setup.endpoint {
-                Endpoint::Listen(_) => self.watch(true),
-                Endpoint::Connect(_) => self.call_out(now),
-            }
+            self.look(now);
         }
     }
 
@@ -317,6 +372,12 @@ impl Port {
         self.watch(false);
         self.listening = None;
         self.again = None;
+        self.held = false;
+    }
+
+    /// Waits until all that came from front-ends is closed, or for so long. The only call that waits: for the end of the switch.
+    pub fn drain(&self, patience: Duration) {
+        self.closer.wait(patience);
     }
 
     fn handshake_deadline(&self, connection: &Connection) -> Option<Tick> {
@@ -332,6 +393,7 @@ impl Port {
         };
         let mut device = Plug {
             lanes: &self.lanes,
+            closer: &self.closer,
             mtu: self.setup.mtu,
         };
         let session = &mut connection.session;
@@ -348,7 +410,10 @@ impl Port {
                         tracing::warn!(port = name, complaint, suppressed, "refused a request");
                     });
                 }
-                return self.watch_connection();
+                if !self.gone_unheard() {
+                    return self.watch_connection();
+                }
+                End::Session(SessionEnd::Closed)
             }
             Ok(Err(end)) => End::Session(end),
             Err(_) => End::Fault(Fault::Panicked),
@@ -356,24 +421,41 @@ impl Port {
         self.end(&end, now);
     }
 
-    /// Asks epoll for writability exactly while replies wait.
+    /// Whether the front-end went away while the closer keeps us from reading that it did. What it said before that is not
+    /// served any more.
+    fn gone_unheard(&self) -> bool {
+        let State::Connected(connection) = &self.state else {
+            return false;
+        };
+        if !self.closer.is_busy() {
+            return false;
+        }
+        let mut looked_at = [PollFd::new(&connection.session, PollFlags::empty())];
+        let looked = poll(&mut looked_at, Some(&Timespec::default()));
+        looked.is_ok_and(|ready| ready > 0)
+    }
+
+    /// Asks epoll for writability exactly while replies wait, and for nothing to read while the closer is busy.
     fn watch_connection(&mut self) {
         let State::Connected(connection) = &mut self.state else {
             return;
         };
-        let writing = connection.session.wants_write();
-        if writing == connection.writing {
+        let mut wanted = EventFlags::empty();
+        if self.closer.is_busy() {
+            self.held = true;
+        } else {
+            wanted |= EventFlags::IN;
+        }
+        if connection.session.wants_write() {
+            wanted |= EventFlags::OUT;
+        }
+        if wanted == connection.watched {
             return;
         }
         let token = EventData::new_u64(Source::Connection.token(self.lanes.id()));
-        let flags = if writing {
-            EventFlags::IN | EventFlags::OUT
-        } else {
-            EventFlags::IN
-        };
         // If it fails the replies wait for the session's deadline, which ends the connection.
-        if epoll::modify(&self.epoll, &connection.session, token, flags).is_ok() {
-            connection.writing = writing;
+        if epoll::modify(&self.epoll, &connection.session, token, wanted).is_ok() {
+            connection.watched = wanted;
         }
     }
 
@@ -384,10 +466,14 @@ impl Port {
             let _ = epoll::delete(&self.epoll, &connection.session);
             connection.session.close(&mut Plug {
                 lanes: &self.lanes,
+                closer: &self.closer,
                 mtu: self.setup.mtu,
             });
             self.lanes.stop_all();
             self.lanes.set_mtu(self.setup.mtu);
+            // The front-end hears of it now, whatever hangs in the closer.
+            let _ = shutdown(&connection.session, Shutdown::Both);
+            self.closer.close(connection);
         }
         self.lanes.forgive();
         self.ended = true;

@@ -1,7 +1,7 @@
 //! What a port says of itself: the plain values of [`status`](super::status), filled in.
 
 use super::endpoint::Endpoint;
-use super::port::{Connection, Port, State};
+use super::port::{Connection, Port, STUCK, State};
 use super::status::{Direction, PeerStatus, PortState, PortStatus, RingStatus};
 use crate::session::features;
 
@@ -35,6 +35,12 @@ impl Port {
                 status.why = Some(why.clone());
             }
             State::Connected(connection) => describe(connection, &mut status),
+        }
+        if self.stuck && self.closer.is_busy() {
+            if status.state == PortState::Waiting {
+                status.state = PortState::Quarantined;
+            }
+            status.why.get_or_insert_with(|| STUCK.to_owned());
         }
         status
     }
