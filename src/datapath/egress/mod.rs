@@ -369,6 +369,8 @@ impl Egress {
             let Some(slot) = slots.get_mut(pending.slot) else {
                 continue;
             };
+            #[cfg(portcullis_mutant = "reread")]
+            slot.read_again(source.memory, source.extents(pending.slot));
             let places = self.places.extents(&pending.reserved);
             let tail_len = slot.tail_len();
             // The fast path: one buffer takes the frame, and what is behind the snapshot, if anything, lies in one piece.
