@@ -40,6 +40,10 @@
     )
 )]
 
+// A mutant breaks a promise on purpose: it is for `./test` and for nobody else.
+#[cfg(all(portcullis_mutant = "reread", not(debug_assertions)))]
+compile_error!("portcullis_mutant is for test builds with debug assertions");
+
 // Floor 0.
 pub mod clock;
 pub mod counters;

@@ -18,7 +18,8 @@ use portcullis::port::endpoint::Endpoint;
 use portcullis::port::lanes::{FaultBell, Lanes};
 use portcullis::port::port::{Port, PortSetup, Source};
 use portcullis::port::status::{PortState, PortStatus};
-use rustix::event::{Timespec, epoll};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
 
 /// A port that is served by a thread of its own.
 struct Served {
@@ -36,7 +37,10 @@ impl Served {
         let epoll: Arc<OwnedFd> = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
         let door = Arc::new(Door::new().unwrap());
         let id = PortId::new(0).unwrap();
-        let lanes = Lanes::new(id, pairs, door, FaultBell::new().unwrap());
+        let bell = FaultBell::new().unwrap();
+        let token = EventData::new_u64(BELL);
+        epoll::add(&*epoll, &*bell, token, EventFlags::IN).unwrap();
+        let lanes = Lanes::new(id, pairs, door, Arc::clone(&bell));
         let clock = Clock::new();
         let setup = PortSetup {
             name: "web".to_owned(),
@@ -49,7 +53,7 @@ impl Served {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
             let (port, stop) = (Arc::clone(&port), Arc::clone(&stop));
-            move || attend(&port, &epoll, &clock, &stop)
+            move || attend(&port, &epoll, &bell, &clock, &stop)
         });
         Self {
             port,
@@ -102,7 +106,10 @@ impl Drop for Served {
     }
 }
 
-fn attend(port: &Mutex<Port>, epoll: &OwnedFd, clock: &Clock, stop: &AtomicBool) {
+/// The token of the bell; ports have those below it.
+const BELL: u64 = Source::TOKENS;
+
+fn attend(port: &Mutex<Port>, epoll: &OwnedFd, bell: &FaultBell, clock: &Clock, stop: &AtomicBool) {
     let mut events = Vec::with_capacity(16);
     // Short enough to see `stop` soon; the port's own deadlines are looked at each time.
     let timeout = Timespec {
@@ -119,8 +126,13 @@ fn attend(port: &Mutex<Port>, epoll: &OwnedFd, clock: &Clock, stop: &AtomicBool)
         let now = clock.now();
         let mut port = port.lock().unwrap();
         for event in &events {
-            let (_, source) = Source::from_token(event.data.u64()).unwrap();
-            port.on_ready(source, now);
+            match Source::from_token(event.data.u64()) {
+                Some((_, source)) => port.on_ready(source, now),
+                None => {
+                    bell.silence();
+                    port.on_bell(now);
+                }
+            }
         }
         port.on_deadline(now);
     }

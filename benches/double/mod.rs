@@ -12,8 +12,9 @@ use portcullis::guest::{Descriptor, Memory, RawRing, RingLayout};
 use portcullis::memory::{FaultFlag, GuestMemory, Limits, Region, RegionSpec};
 use portcullis::policy::Policy;
 use portcullis::port::door::Door;
-use portcullis::port::lanes::{FaultBell, LaneSetup, Lanes};
+use portcullis::port::lanes::{FaultBell, Lanes};
 use portcullis::ring::{Layout, features};
+use portcullis::session::RingSetup;
 
 /// Entries of every ring.
 pub(crate) const RING: u16 = 256;
@@ -133,7 +134,7 @@ impl Double {
                 avail: at.avail,
                 used: at.used,
             };
-            let setup = LaneSetup {
+            let setup = RingSetup {
                 memory: memory.clone(),
                 layout,
                 features: FEATURES,

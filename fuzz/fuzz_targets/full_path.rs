@@ -15,9 +15,10 @@ use portcullis::fabric::{Fabric, Fdb, FdbLimits, GroupId, Mode, PortRow, VidSet,
 use portcullis::frame::{Frame, Vid};
 use portcullis::policy::Policy;
 use portcullis::port::door::Door;
-use portcullis::port::lanes::{FaultBell, LaneSetup, Lanes};
+use portcullis::port::lanes::{FaultBell, Lanes};
 use portcullis::ring::features::*;
 use portcullis::ring::vnet::{self, VnetHeader};
+use portcullis::session::RingSetup;
 use portcullis_fuzz::frames::{Over, Template};
 use portcullis_fuzz::guest::{Guest, Shape, Step, poke};
 use portcullis_fuzz::victim::{Received, Victim};
@@ -268,7 +269,7 @@ fn run(input: &Input<'_>) {
     let attacker = Guest::new(&input.tx);
     let receiver = attacker.and(&input.rx, 0x4000);
     for (index, guest) in [(0, &receiver), (1, &attacker)] {
-        let setup = LaneSetup {
+        let setup = RingSetup {
             memory: guest.memory.clone(),
             layout: guest.layout(),
             features,

@@ -10,7 +10,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use portcullis::memory::{Call, Limits, mapped_bytes};
 use portcullis::ring::{Budget, ChainBurst, Negotiated, RxRing, Slots, TxRing};
-use portcullis::session::{Device, RingSetup, Session, StartError};
+use portcullis::session::{Device, Discarded, RingSetup, Session, StartError};
 use portcullis_fuzz::front_end::{Act, Fds, FrontEnd, Place};
 
 const PAIRS: u16 = 2;
@@ -123,6 +123,12 @@ impl Device for Mock {
     fn mtu_changed(&mut self, _: u16) {}
 
     fn reset(&mut self) {}
+
+    fn discard(&mut self, _: Discarded) {}
+
+    fn is_clear(&self) -> bool {
+        true
+    }
 }
 
 fn open_fds() -> usize {

@@ -5,9 +5,10 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use portcullis::memory::{FaultFlag, GuestMemory};
-use portcullis::port::lanes::{LaneSetup, Lanes};
+use portcullis::port::lanes::Lanes;
 use portcullis::ring::vnet::{self, VnetHeader};
 use portcullis::ring::{Layout, Negotiated};
+use portcullis::session::RingSetup;
 
 use crate::guest::{LOW, map, peek, peek_into, poke};
 
@@ -84,7 +85,7 @@ impl Victim {
         }
         victim.offer(SIZE);
         for (ring, base) in RINGS.into_iter().enumerate() {
-            let setup = LaneSetup {
+            let setup = RingSetup {
                 memory: victim.memory.clone(),
                 layout: layout(base),
                 features: victim.features,

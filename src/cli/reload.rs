@@ -33,7 +33,15 @@ fn said(report: &ReloadReport) -> String {
     } else {
         format!("in force as policy {}", report.epoch)
     };
-    format!("{}: {what}\n{}", report.file.display(), report.change)
+    let ended = match report.flows_ended {
+        0 => String::new(),
+        n => format!("  ended     {n} connections that were open and may not be any more\n"),
+    };
+    format!(
+        "{}: {what}\n{}{ended}",
+        report.file.display(),
+        report.change
+    )
 }
 
 #[cfg(test)]
@@ -47,12 +55,18 @@ mod tests {
             file: "/etc/lan.toml".into(),
             epoch: 7,
             change: ChangeReport::default(),
+            flows_ended: 0,
         };
         assert_eq!(said(&report), "/etc/lan.toml: nothing has changed\n");
         report.change.removed = vec!["web".to_owned()];
         assert_eq!(
             said(&report),
             "/etc/lan.toml: in force as policy 7\n  removed   web\n"
+        );
+        report.flows_ended = 3;
+        assert!(
+            said(&report)
+                .ends_with("  ended     3 connections that were open and may not be any more\n")
         );
     }
 }

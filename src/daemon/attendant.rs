@@ -52,8 +52,9 @@ impl Switch {
     pub fn run(&mut self) -> Result<(), DaemonError> {
         let mut events = Vec::with_capacity(EVENTS);
         let mut next_second = self.clock.now().after_millis(SECOND);
-        // Descriptors of front-ends are closed here, those too that lie unread in a connection that ends, and a close may
-        // wait: a TCP socket lingers as long as its owner says. A signal ends that, as it ends a write to a call descriptor.
+        // Descriptors of front-ends are closed elsewhere (port::closer), but for those that the kernel could not pass and closes while we
+        // read, and such a close may wait: a TCP socket lingers as long as its owner says. A signal ends that, as it ends a write to
+        // a call descriptor.
         let metronome = Metronome::new();
         if let Err(error) = &metronome {
             tracing::warn!(%error, "no timer for the sessions: a front-end's descriptor that lingers could hold them up");
@@ -123,7 +124,7 @@ impl Switch {
     fn mend(&mut self, now: Tick) {
         self.bell.silence();
         for port in self.ports.values_mut() {
-            port.on_fault(now);
+            port.on_bell(now);
             forget(port, &self.fdb, &self.state, &mut self.forgotten);
         }
     }
@@ -225,6 +226,10 @@ impl Switch {
 
     fn every_second(&mut self, now: Tick) {
         self.control.tick();
+        for port in self.ports.values_mut() {
+            port.on_second(now);
+            forget(port, &self.fdb, &self.state, &mut self.forgotten);
+        }
         if let Some(workers) = &self.workers {
             self.record.sample(&self.ports, workers, &self.clock);
         }

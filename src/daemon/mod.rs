@@ -42,6 +42,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
@@ -67,6 +68,9 @@ pub use change::{compare, needing_restart};
 pub use quarantine::StateError;
 pub use signals::{reload_on_hangup, stop_on_signals};
 pub use source::{Source, SourceError};
+
+/// Milliseconds that a switch that stops gives to the closing of what front-ends gave.
+const PATIENCE: u64 = 1000;
 
 /// Why a switch was not started, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -318,6 +322,11 @@ impl Drop for Switch {
         }
         if let Some(workers) = self.workers.take() {
             workers.stop();
+        }
+        // Guests' memory is given back when this returns, but for what hangs: that ends with the process, or keeps it.
+        let end = self.clock.now().after_millis(PATIENCE);
+        for port in self.ports.values() {
+            port.drain(Duration::from_millis(end.millis_since(self.clock.now())));
         }
     }
 }

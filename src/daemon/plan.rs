@@ -189,7 +189,8 @@ mod tests {
 
     fn gate_of(spec: &SwitchSpec, ids: &[PortId]) -> Gate {
         let fdb = Arc::new(fdb(spec, ids).unwrap());
-        gate(spec, ids, 1, Quarantine::default(), fdb)
+        let state = State::new(&spec.tracking, ids.len());
+        gate(spec, ids, 1, Quarantine::default(), (fdb, state)).unwrap()
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::clock::Tick;
 use crate::control::{Answer, QuarantineAnswer, QuarantineRequest, ReloadReport, Response, Ticket};
 use crate::counters::{PortId, PortSet};
 use crate::datapath::{Gate, Ports, Retired};
+use crate::policy::Policy;
 
 /// What is done at the desk.
 #[derive(Debug)]

@@ -181,6 +181,19 @@ impl Slot {
         }
     }
 
+    /// What no switch may do, and the mutant does, so that Q-14 is seen to fail: takes the judged bytes again, from memory
+    /// that the guest may have changed since.
+    #[cfg(portcullis_mutant = "reread")]
+    pub(crate) fn read_again(&mut self, memory: Option<&GuestMemory>, extents: &[Extent]) {
+        let Some(memory) = memory else { return };
+        let chain = extents.iter().map(|extent| extent.len()).sum::<u32>();
+        let mut cursor = Cursor::after(extents, chain.saturating_sub(self.len));
+        let have = usize::from(self.have);
+        if let Some(room) = self.head.get_mut(HEADER_MAX..HEADER_MAX + have) {
+            cursor.read(memory, extents, room);
+        }
+    }
+
     /// Puts a frame of our own making in, whole.
     pub(crate) fn put(&mut self, frame: &[u8]) {
         *self = Self::empty();

@@ -37,8 +37,12 @@ pub enum DoorbellError {
     },
 }
 
-/// Accepts `fd` only if it is an eventfd; makes it close-on-exec.
-fn adopt(fd: &OwnedFd) -> Result<(), DoorbellError> {
+/// Whether `fd` is an eventfd. To be asked before it is given away for good: closing anything else may wait.
+///
+/// # Errors
+///
+/// When it is not.
+pub fn judge_eventfd(fd: BorrowedFd<'_>) -> Result<(), DoorbellError> {
     use std::os::fd::AsRawFd;
     let system = |call| {
         move |errno: Errno| DoorbellError::System {
@@ -54,7 +58,16 @@ fn adopt(fd: &OwnedFd) -> Result<(), DoorbellError> {
             kind: name.to_string_lossy().into_owned(),
         });
     }
-    rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC).map_err(system("fcntl F_SETFD"))
+    Ok(())
+}
+
+/// Accepts `fd` only if it is an eventfd; makes it close-on-exec.
+fn adopt(fd: &OwnedFd) -> Result<(), DoorbellError> {
+    judge_eventfd(fd.as_fd())?;
+    rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC).map_err(|errno| DoorbellError::System {
+        call: "fcntl F_SETFD",
+        source: errno.into(),
+    })
 }
 
 /// The guest's signal to us: an eventfd to be registered with epoll, edge-triggered.

@@ -44,7 +44,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub use doorbell::{Call, CallError, DoorbellError, Kick};
+pub use doorbell::{Call, CallError, DoorbellError, Kick, judge_eventfd};
 pub use extent::{Extent, RegionHint};
 pub use fault::{FaultCause, FaultFlag, install_fault_handler};
 pub use metronome::Metronome;

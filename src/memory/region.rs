@@ -199,11 +199,24 @@ unsafe impl Send for Mapping {}
 // SAFETY: through a shared reference it gives out its numbers and nothing else.
 unsafe impl Sync for Mapping {}
 
+/// Bytes that are unmapped in one call. The kernel holds the lock of the address space meanwhile, and whoever else maps or
+/// unmaps waits for it: a millisecond or a few for a piece of small pages, and seconds for a whole large guest.
+const PIECE: usize = 256 << 20;
+
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: `start` and `len` are what mmap returned and was asked for, this object alone owns the
-        // range, and every pointer into it is borrowed from the `Region` around it.
-        let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
+        let (mut start, mut left) = (self.start.as_ptr(), self.len);
+        while left > PIECE {
+            // SAFETY: the first bytes of what is left of the range that mmap returned. This object alone owns it, every
+            // pointer into it is borrowed from the `Region` around it, and what is unmapped is not touched again.
+            if unsafe { rustix::mm::munmap(start.cast(), PIECE) }.is_err() {
+                break; // huge pages larger than a piece: they go all at once, and fast
+            }
+            start = start.wrapping_add(PIECE);
+            left = left.wrapping_sub(PIECE);
+        }
+        // SAFETY: as above, all that is left.
+        let unmapped = unsafe { rustix::mm::munmap(start.cast(), left) };
         debug_assert!(unmapped.is_ok(), "munmap of a whole mapping cannot fail");
     }
 }

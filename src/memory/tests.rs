@@ -9,6 +9,10 @@ use rustix::fs::{MemfdFlags, SealFlags, ftruncate, memfd_create};
 
 use super::*;
 
+#[path = "../../tests/silent/mod.rs"]
+mod silent;
+use silent::Silent;
+
 const PAGE: u64 = 4096;
 
 fn memfd(bytes: u64) -> OwnedFd {
@@ -540,133 +544,21 @@ fn p_17_files_of_other_file_systems_are_refused() {
 
 #[test]
 fn p_17_a_file_system_that_never_answers_is_refused_without_asking_it() {
-    const NOT_ALLOWED: i32 = 77;
-    let Some(status) =
-        in_a_process("p_17_a_file_system_that_never_answers_is_refused_without_asking_it")
-    else {
-        let Some((device, file)) = silent::mount_and_open() else {
-            std::process::exit(NOT_ALLOWED);
-        };
-        // Should it ask nevertheless, it waits in the kernel, and this ends it.
-        // SAFETY: sets a timer of the process.
-        unsafe { libc::alarm(20) };
-        let refused = map(&file, spec(0, PAGE, 0), &FaultFlag::new());
-        drop(device); // ends the file system, so that the file can be closed
-        assert!(
-            matches!(refused, Err(MapError::NotMemory { .. })),
-            "{refused:?}"
-        );
-        return;
-    };
-    if status.code() == Some(NOT_ALLOWED) {
+    let Some(silent) = Silent::new() else {
         eprintln!("no FUSE without privilege here: not tried");
         return;
-    }
-    assert!(status.success(), "{status}");
-}
-
-/// A FUSE file system with one file, which answers until that is open and then never again.
-mod silent {
-    use std::fs::File;
-    use std::io::{Read, Write};
-    use std::os::fd::{AsRawFd, OwnedFd};
-
-    const LOOKUP: u32 = 1;
-    const OPEN: u32 = 14;
-    const INIT: u32 = 26;
-    /// Closing the file asks nothing either.
-    const FOPEN_NOFLUSH: u32 = 1 << 5;
-
-    fn words(of: &mut Vec<u8>, values: &[u32]) {
-        of.extend(values.iter().flat_map(|value| value.to_ne_bytes()));
-    }
-
-    /// Attributes of a regular file for everybody, one page long (fuse_attr: 88 bytes).
-    fn attributes(of: &mut Vec<u8>) {
-        words(of, &[2, 0, 4096, 0, 8, 0]); // inode, size and blocks, 64 bits each
-        words(of, &[0; 9]); // times
-        words(of, &[libc::S_IFREG | 0o666, 1, 0, 0, 0, 4096, 0]);
-    }
-
-    /// Answers one request; `false` after the file is open.
-    fn answer(mut device: &File) -> bool {
-        let mut request = vec![0; 1 << 20];
-        let len = device.read(&mut request).unwrap();
-        let word = |at: usize| u32::from_ne_bytes(request[..len][at..at + 4].try_into().unwrap());
-        let (opcode, unique) = (word(4), [word(8), word(12)]);
-        let mut body = Vec::new();
-        let mut error = 0;
-        match opcode {
-            INIT => words(
-                &mut body,
-                &[7, 31, 0, 0, 0, 4096, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            ),
-            LOOKUP => {
-                words(&mut body, &[2, 0, 0, 0, 60, 0, 60, 0, 0, 0]); // node 2, valid for a minute
-                attributes(&mut body);
-            }
-            OPEN => words(&mut body, &[1, 0, FOPEN_NOFLUSH, 0]),
-            _ => error = libc::ENOSYS,
-        }
-        let mut reply = Vec::new();
-        words(
-            &mut reply,
-            &[16 + body.len() as u32, error.wrapping_neg() as u32],
-        );
-        words(&mut reply, &unique);
-        reply.extend(body);
-        device.write_all(&reply).unwrap();
-        opcode != OPEN
-    }
-
-    /// In a namespace of its own, over the directory for temporary files. `None` where that is not allowed.
-    pub(super) fn mount_and_open() -> Option<(File, OwnedFd)> {
-        let device = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/fuse")
-            .ok()?;
-        // SAFETY: takes no pointer.
-        if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
-            return None;
-        }
-        let flags = libc::MS_REC | libc::MS_PRIVATE;
-        let (root, null) = (c"/".as_ptr(), std::ptr::null());
-        // SAFETY: one live string; the other arguments are not used with these flags.
-        if unsafe { libc::mount(null, root, null, flags, null.cast()) } != 0 {
-            return None;
-        }
-        let place = std::env::temp_dir();
-        let target = std::ffi::CString::new(place.to_str()?).ok()?;
-        let options = format!(
-            "fd={},rootmode=40000,user_id=0,group_id=0",
-            device.as_raw_fd()
-        );
-        let options = std::ffi::CString::new(options).ok()?;
-        // SAFETY: five live, terminated strings or numbers.
-        let mounted = unsafe {
-            libc::mount(
-                c"silent".as_ptr(),
-                target.as_ptr(),
-                c"fuse".as_ptr(),
-                0,
-                options.as_ptr().cast(),
-            )
-        };
-        if mounted != 0 {
-            return None;
-        }
-        let server = std::thread::spawn(move || {
-            while answer(&device) {}
-            device
-        });
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(place.join("file"))
-            .unwrap();
-        Some((server.join().unwrap(), file.into()))
-    }
+    };
+    let refused = silent.give(|file| {
+        let asked = silent.asked();
+        let owned = file.try_clone_to_owned().unwrap();
+        let refused = map(&owned, spec(0, PAGE, 0), &FaultFlag::new());
+        assert_eq!(silent.asked(), asked, "the file's server was asked");
+        refused
+    });
+    assert!(
+        matches!(refused, Err(MapError::NotMemory { .. })),
+        "{refused:?}"
+    );
 }
 
 #[test]
@@ -799,6 +691,25 @@ fn p_19_regions_come_and_go_without_a_trace() {
         return;
     };
     assert!(status.success(), "{status}");
+}
+
+/// What takes more than one call to unmap.
+#[test]
+fn p_17_a_large_region_is_unmapped_piece_by_piece() {
+    let fault = FaultFlag::new();
+    let size = (3 << 28) + PAGE;
+    let fd = memfd(size);
+    let before = mappings();
+    let region = map(&fd, spec(0, size, 0), &fault).unwrap();
+    let memory = GuestMemory::new(vec![region], fault, Limits::default()).unwrap();
+    for addr in [0, 1 << 28, size - 1] {
+        memory.write(locate(&memory, addr, 1).unwrap(), &[1]);
+    }
+    drop(memory);
+    assert_eq!(mapped_bytes(), 0);
+    let shared = std::fs::read_to_string("/proc/self/maps").unwrap();
+    assert!(!shared.contains("memfd:"), "{shared}");
+    assert!(mappings() <= before + 4);
 }
 
 #[test]

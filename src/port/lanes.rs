@@ -25,8 +25,9 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::door::{Door, Note, RingKey};
 use crate::counters::{PortCounters, PortId};
-use crate::memory::{Call, GuestMemory, Kick};
-use crate::ring::{Layout, Negotiated, RingBroken, RingError, RxRing, TxRing};
+use crate::memory::{Call, Kick};
+use crate::ring::{Negotiated, RingBroken, RingError, RxRing, TxRing};
+use crate::session::RingSetup;
 
 /// Queue pairs that a port can have (VIRTIO 1.2, 5.1.2: a receive and a transmit queue each).
 pub const MAX_PAIRS: u16 = 8;
@@ -76,23 +77,6 @@ pub enum LaneError {
     /// Its layout was refused.
     #[error(transparent)]
     Ring(#[from] RingError),
-}
-
-/// What a ring is started with.
-#[derive(Debug)]
-pub struct LaneSetup {
-    /// The memory that the ring and its buffers lie in.
-    pub memory: Arc<GuestMemory>,
-    /// Where the ring lies.
-    pub layout: Layout,
-    /// The virtio features that the guest accepted.
-    pub features: u64,
-    /// Written by the guest when it has made buffers available; absent: the ring is polled.
-    pub kick: Option<Arc<Kick>>,
-    /// Written by us when buffers were used; absent: the guest polls.
-    pub call: Option<Arc<Call>>,
-    /// Whether the front-end has enabled the ring.
-    pub enabled: bool,
 }
 
 /// A transmit ring in its slot: the guest sends, the switch reads.
@@ -169,7 +153,7 @@ impl fmt::Debug for Lanes {
     }
 }
 
-/// Rung by workers when a port has a fault for the attendant to deal with.
+/// Rung by workers when a port has a fault for the attendant to deal with, and by closers when they are through.
 #[derive(Debug)]
 pub struct FaultBell(OwnedFd);
 
@@ -185,11 +169,11 @@ impl FaultBell {
         )?)))
     }
 
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Silences the bell; the attendant then asks every port for its fault.
+    /// Silences the bell; the attendant then asks every port.
     pub fn silence(&self) {
         let mut count = [0u8; 8];
         let _ = rustix::io::read(&self.0, &mut count);
@@ -231,6 +215,11 @@ impl Lanes {
         self.id
     }
 
+    /// The bell that brings the attendant.
+    pub(super) fn bell(&self) -> &Arc<FaultBell> {
+        &self.bell
+    }
+
     /// What the port counts.
     #[must_use]
     pub const fn counters(&self) -> &PortCounters {
@@ -247,7 +236,7 @@ impl Lanes {
     ///
     /// # Errors
     /// [`LaneError`] when the index is out of range, the ring runs, or its layout is refused.
-    pub fn start(&self, index: u16, setup: LaneSetup) -> Result<(), LaneError> {
+    pub fn start(&self, index: u16, setup: RingSetup) -> Result<(), LaneError> {
         let pair = self
             .pairs
             .get(usize::from(index / 2))

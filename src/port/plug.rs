@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use super::lanes::{LaneSetup, Lanes};
+use super::closer::Closer;
+use super::lanes::Lanes;
 use crate::memory::Call;
-use crate::session::{Device, RingSetup, StartError};
+use crate::session::{Device, Discarded, RingSetup, StartError};
 
 /// The device that a session drives: the port's lanes.
 pub(super) struct Plug<'a> {
     pub(super) lanes: &'a Lanes,
+    pub(super) closer: &'a Closer,
     /// The port's own limit, in bytes.
     pub(super) mtu: Option<u16>,
 }
@@ -27,22 +29,6 @@ impl Device for Plug<'_> {
     }
 
     fn start_ring(&mut self, index: usize, setup: RingSetup) -> Result<(), StartError> {
-        let RingSetup {
-            memory,
-            layout,
-            features,
-            kick,
-            call,
-            enabled,
-        } = setup;
-        let setup = LaneSetup {
-            memory,
-            layout,
-            features,
-            kick,
-            call,
-            enabled,
-        };
         Ok(self.lanes.start(lane(index), setup)?)
     }
 
@@ -68,5 +54,13 @@ impl Device for Plug<'_> {
 
     fn reset(&mut self) {
         self.lanes.set_mtu(self.mtu);
+    }
+
+    fn discard(&mut self, what: Discarded) {
+        self.closer.close(what);
+    }
+
+    fn is_clear(&self) -> bool {
+        !self.closer.is_busy()
     }
 }

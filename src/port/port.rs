@@ -13,8 +13,10 @@
 //! ```
 //!
 //! - One connection at a time. Another one is taken and closed at once, so that it hears; the first is unharmed.
-//! - Whatever ends a connection ends the same way: every ring is stopped, memory unmapped, descriptors closed. A
-//!   fault is also counted, and repeated faults make the port look away for a while (`BackOff`).
+//! - Whatever ends a connection ends the same way: every ring is stopped, the socket shut down, and memory and descriptors
+//!   given to the [`Closer`]. A fault is also counted, and repeated faults make the port look away for a while (`BackOff`).
+//! - While the closer is busy, the port neither lets anybody in nor reads what its front-end says. Usually that is over before
+//!   anybody looks; when it takes more than a second, status and log say so.
 //! - A broken ring stops by itself and is shown as quarantined; its connection goes on, and the front-end mends it
 //!   by stopping and starting it (a guest that reboots does).
 //! - A port that connects tries every 100 ms.
@@ -23,35 +25,39 @@
 //!
 //! One thread, the attendant. It gives its epoll when it opens the port; the port registers its own descriptors with
 //! tokens that [`Source::from_token`] understands, all level-triggered. The attendant calls [`Port::on_ready`] for each
-//! event, [`Port::on_fault`] when the fault bell rang, and [`Port::on_deadline`] when the time of [`Port::next_deadline`] has
-//! come. None of them waits.
+//! event, [`Port::on_bell`] when the bell rang, [`Port::on_deadline`] when the time of [`Port::next_deadline`] has
+//! come, and [`Port::on_second`] once a second. None of them waits.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{Shutdown, shutdown};
 
-use super::endpoint::{AcceptRate, Accepted, BackOff, Endpoint, admit, dial};
+use super::closer::Closer;
+use super::endpoint::{AcceptRate, BackOff, Endpoint};
 use super::lanes::{Fault, Lanes};
 use super::plug::Plug;
 use super::socket::{BindError, Listening, Peer};
-use super::status::{Direction, PeerStatus, PortState, PortStatus, RingStatus};
 use crate::clock::Tick;
 use crate::counters::{LogLimiter, PortId, PortSnapshot};
 use crate::memory::Limits;
-use crate::session::{Session, SessionEnd, features};
+use crate::session::{Session, SessionEnd};
 
 /// Milliseconds between two attempts to connect.
-const RETRY: u64 = 100;
+pub(super) const RETRY: u64 = 100;
 
 /// Milliseconds in which a front-end that connected to us must have said something. It keeps the port from others.
 const HANDSHAKE: u64 = 5_000;
 
-/// Connections looked at in one call.
-const ACCEPTS_AT_ONCE: usize = 16;
+/// Why a port with a busy closer lets nobody in.
+pub(super) const STUCK: &str = "what a front-end gave cannot be closed yet: a file whose server does not answer, or very much memory; \
+    nobody is let in, and no request served, until it is";
 
 /// What a port is made from.
 #[derive(Clone, Debug)]
@@ -121,15 +127,16 @@ pub enum OpenError {
 
 /// A front-end, served.
 #[derive(Debug)]
-struct Connection {
-    session: Session,
-    peer: Option<Peer>,
-    since: Tick,
-    writing: bool,
+pub(super) struct Connection {
+    pub(super) session: Session,
+    pub(super) peer: Option<Peer>,
+    pub(super) since: Tick,
+    /// What epoll is asked for.
+    pub(super) watched: EventFlags,
 }
 
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     Waiting,
     Connected(Box<Connection>),
     Quarantined { why: String, until: Tick },
@@ -161,21 +168,27 @@ impl End {
 /// One port.
 #[derive(Debug)]
 pub struct Port {
-    setup: PortSetup,
-    lanes: Arc<Lanes>,
-    epoll: Arc<OwnedFd>,
-    listening: Option<Listening>,
+    pub(super) setup: PortSetup,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) closer: Closer,
+    /// The closer was found busy, and something was left undone.
+    pub(super) held: bool,
+    /// How far the closer was a second ago, and whether it got no further since.
+    progress: Option<u64>,
+    pub(super) stuck: bool,
+    pub(super) epoll: Arc<OwnedFd>,
+    pub(super) listening: Option<Listening>,
     /// The listener is watched.
-    watching: bool,
-    state: State,
+    pub(super) watching: bool,
+    pub(super) state: State,
     /// When to try to connect, or to look at the listener again.
-    again: Option<Tick>,
-    rate: AcceptRate,
-    back_off: BackOff,
-    last_fault: Option<String>,
-    log: LogLimiter,
+    pub(super) again: Option<Tick>,
+    pub(super) rate: AcceptRate,
+    pub(super) back_off: BackOff,
+    pub(super) last_fault: Option<String>,
+    pub(super) log: LogLimiter,
     /// A connection ended that nobody asked for yet.
-    ended: bool,
+    pub(super) ended: bool,
 }
 
 impl Port {
@@ -234,6 +247,10 @@ impl Port {
     pub fn heir(setup: PortSetup, lanes: Arc<Lanes>, epoll: Arc<OwnedFd>, now: Tick) -> Self {
         lanes.set_mtu(setup.mtu);
         Self {
+            closer: Closer::new(Arc::clone(lanes.bell())),
+            held: false,
+            progress: None,
+            stuck: false,
             lanes,
             epoll,
             listening: None,
@@ -322,10 +339,44 @@ impl Port {
         }
     }
 
-    /// The fault bell rang; it may have been for another port.
-    pub fn on_fault(&mut self, now: Tick) {
+    /// The bell rang, for a fault or since a closer is through; it may have been for another port.
+    pub fn on_bell(&mut self, now: Tick) {
         if let Some(fault) = self.lanes.fault() {
             self.end(&End::Fault(fault), now);
+        }
+        self.resume(now);
+    }
+
+    /// A second has passed, or so.
+    pub fn on_second(&mut self, now: Tick) {
+        self.closer.tend();
+        let progress = self.closer.progress();
+        let stuck = progress.is_some() && progress == self.progress;
+        if stuck && !self.stuck {
+            self.say(now, |name, suppressed| {
+                tracing::warn!(port = name, reason = STUCK, suppressed, "port held up");
+            });
+        }
+        (self.progress, self.stuck) = (progress, stuck);
+    }
+
+    /// Goes on where a busy closer held the port up, if it did and is through.
+    fn resume(&mut self, now: Tick) {
+        if !self.held || self.closer.is_busy() {
+            return;
+        }
+        self.held = false;
+        self.serve(now);
+        if !matches!(self.state, State::Quarantined { .. }) && self.again.is_none() {
+            self.look(now);
+        }
+    }
+
+    /// Looks for somebody who connects, or to connect to.
+    fn look(&mut self, now: Tick) {
+        match self.setup.endpoint {
+            Endpoint::Listen(_) => self.watch(true),
+            Endpoint::Connect(_) => self.call_out(now),
         }
     }
 
@@ -335,6 +386,8 @@ impl Port {
         let of_state = match &self.state {
             State::Waiting => None,
             State::Quarantined { until, .. } => Some(*until),
+            // What we do not read is not late.
+            State::Connected(_) if self.closer.is_busy() => None,
             State::Connected(connection) => [
                 self.handshake_deadline(connection),
                 connection.session.deadline().map(Tick::from_millis),
@@ -357,6 +410,7 @@ impl Port {
                 self.state = State::Waiting;
                 self.again = Some(now);
             }
+            State::Connected(_) if self.closer.is_busy() => {}
             State::Connected(connection) => {
                 if self
                     .handshake_deadline(connection)
@@ -371,44 +425,8 @@ impl Port {
         }
         if self.again.is_some_and(|at| at <= now) {
             self.again = None;
-            match self.setup.endpoint {
-                Endpoint::Listen(_) => self.watch(true),
-                Endpoint::Connect(_) => self.call_out(now),
-            }
+            self.look(now);
         }
-    }
-
-    /// What the port is doing.
-    #[must_use]
-    pub fn status(&self) -> PortStatus {
-        let mut status = PortStatus {
-            name: self.setup.name.clone(),
-            id: self.lanes.id().get(),
-            state: PortState::Waiting,
-            why: None,
-            last_fault: self.last_fault.clone(),
-            socket: self.setup.endpoint.path().to_owned(),
-            direction: match self.setup.endpoint {
-                Endpoint::Listen(_) => Direction::Listen,
-                Endpoint::Connect(_) => Direction::Connect,
-            },
-            peer: None,
-            features: Vec::new(),
-            protocol_features: Vec::new(),
-            memory_regions: 0,
-            memory_bytes: 0,
-            rings: self.rings(),
-            counters: self.lanes.counters().snapshot(),
-        };
-        match &self.state {
-            State::Waiting => {}
-            State::Quarantined { why, .. } => {
-                status.state = PortState::Quarantined;
-                status.why = Some(why.clone());
-            }
-            State::Connected(connection) => describe(connection, &mut status),
-        }
-        status
     }
 
     /// Ends the connection and gives up the socket; its file is removed.
@@ -417,35 +435,12 @@ impl Port {
         self.watch(false);
         self.listening = None;
         self.again = None;
+        self.held = false;
     }
 
-    fn rings(&self) -> Vec<RingStatus> {
-        let running = self.lanes.rings().into_iter().map(|ring| RingStatus {
-            index: ring.index,
-            running: true,
-            size: ring.size,
-            next: ring.next,
-            enabled: ring.enabled,
-            problem: ring.broken.map(|broken| format!("ring broken: {broken}")),
-        });
-        let mut rings: Vec<RingStatus> = running.collect();
-        if let State::Connected(connection) = &self.state {
-            rings.extend(
-                connection
-                    .session
-                    .problems()
-                    .map(|(index, problem)| RingStatus {
-                        index: u16::try_from(index).unwrap_or(u16::MAX),
-                        running: false,
-                        size: 0,
-                        next: 0,
-                        enabled: false,
-                        problem: Some(problem.to_owned()),
-                    }),
-            );
-        }
-        rings.sort_by_key(|ring| ring.index);
-        rings
+    /// Waits until all that came from front-ends is closed, or for so long. The only call that waits: for the end of the switch.
+    pub fn drain(&self, patience: Duration) {
+        self.closer.wait(patience);
     }
 
     fn handshake_deadline(&self, connection: &Connection) -> Option<Tick> {
@@ -454,98 +449,14 @@ impl Port {
             .then(|| connection.since.after_millis(HANDSHAKE))
     }
 
-    /// Tries to connect; the next attempt is set if it fails.
-    fn call_out(&mut self, now: Tick) {
-        let Endpoint::Connect(path) = &self.setup.endpoint else {
-            return;
-        };
-        if !matches!(self.state, State::Waiting) {
-            return;
-        }
-        match dial(path) {
-            Ok(socket) => self.connected(socket, now),
-            Err(_) => self.again = Some(now.after_millis(RETRY)),
-        }
-    }
-
-    /// Takes the connections that wait: the first if the port is free, and closes the others.
-    fn admit(&mut self, now: Tick) {
-        for _ in 0..ACCEPTS_AT_ONCE {
-            let Some(listening) = &self.listening else {
-                return;
-            };
-            if !self.rate.allows(now) {
-                return self.look_away(now);
-            }
-            match admit(listening) {
-                Ok(Accepted::Connection(socket)) => {
-                    self.rate.spend();
-                    self.newcomer(socket, now);
-                }
-                Ok(Accepted::Nobody) => return,
-                Ok(Accepted::Exhausted) => return self.look_away(now),
-                Err(error) => {
-                    self.say(now, |name, suppressed| {
-                        tracing::error!(port = name, %error, suppressed, "cannot accept connections");
-                    });
-                    return self.look_away(now);
-                }
-            }
-        }
-    }
-
-    fn newcomer(&mut self, socket: OwnedFd, now: Tick) {
-        // The one before may have gone without our having looked yet.
-        self.serve(now);
-        if matches!(self.state, State::Waiting) {
-            return self.connected(socket, now);
-        }
-        let peer = Peer::of(&socket).ok();
-        drop(socket);
-        self.lanes.counters().events.connections_refused.increment();
-        let (pid, uid) = (peer.and_then(|peer| peer.pid), peer.map(|peer| peer.uid));
-        self.say(now, |name, suppressed| {
-            tracing::warn!(
-                port = name,
-                pid,
-                uid,
-                suppressed,
-                "refused a connection: the port is in use"
-            );
-        });
-    }
-
-    fn connected(&mut self, socket: OwnedFd, now: Tick) {
-        let peer = Peer::of(&socket).ok();
-        let token = EventData::new_u64(Source::Connection.token(self.lanes.id()));
-        if let Err(error) = epoll::add(&self.epoll, &socket, token, EventFlags::IN) {
-            self.say(now, |name, suppressed| {
-                tracing::error!(port = name, %error, suppressed, "cannot watch a connection");
-            });
-            self.again = Some(now.after_millis(RETRY));
-            return;
-        }
-        let session = Session::new(socket, self.lanes.pairs(), self.setup.limits);
-        self.state = State::Connected(Box::new(Connection {
-            session,
-            peer,
-            since: now,
-            writing: false,
-        }));
-        self.lanes.counters().events.connections.increment();
-        let (pid, uid) = (peer.and_then(|peer| peer.pid), peer.map(|peer| peer.uid));
-        self.say(now, |name, suppressed| {
-            tracing::info!(port = name, pid, uid, suppressed, "front-end connected");
-        });
-    }
-
     /// Lets the session do what it can do now.
-    fn serve(&mut self, now: Tick) {
+    pub(super) fn serve(&mut self, now: Tick) {
         let State::Connected(connection) = &mut self.state else {
             return;
         };
         let mut device = Plug {
             lanes: &self.lanes,
+            closer: &self.closer,
             mtu: self.setup.mtu,
         };
         let session = &mut connection.session;
@@ -562,7 +473,10 @@ impl Port {
                         tracing::warn!(port = name, complaint, suppressed, "refused a request");
                     });
                 }
-                return self.watch_connection();
+                if !self.gone_unheard() {
+                    return self.watch_connection();
+                }
+                End::Session(SessionEnd::Closed)
             }
             Ok(Err(end)) => End::Session(end),
             Err(_) => End::Fault(Fault::Panicked),
@@ -570,24 +484,41 @@ impl Port {
         self.end(&end, now);
     }
 
-    /// Asks epoll for writability exactly while replies wait.
+    /// Whether the front-end went away while the closer keeps us from reading that it did. What it said before that is not
+    /// served any more.
+    fn gone_unheard(&self) -> bool {
+        let State::Connected(connection) = &self.state else {
+            return false;
+        };
+        if !self.closer.is_busy() {
+            return false;
+        }
+        let mut looked_at = [PollFd::new(&connection.session, PollFlags::empty())];
+        let looked = poll(&mut looked_at, Some(&Timespec::default()));
+        looked.is_ok_and(|ready| ready > 0)
+    }
+
+    /// Asks epoll for writability exactly while replies wait, and for nothing to read while the closer is busy.
     fn watch_connection(&mut self) {
         let State::Connected(connection) = &mut self.state else {
             return;
         };
-        let writing = connection.session.wants_write();
-        if writing == connection.writing {
+        let mut wanted = EventFlags::empty();
+        if self.closer.is_busy() {
+            self.held = true;
+        } else {
+            wanted |= EventFlags::IN;
+        }
+        if connection.session.wants_write() {
+            wanted |= EventFlags::OUT;
+        }
+        if wanted == connection.watched {
             return;
         }
         let token = EventData::new_u64(Source::Connection.token(self.lanes.id()));
-        let flags = if writing {
-            EventFlags::IN | EventFlags::OUT
-        } else {
-            EventFlags::IN
-        };
         // If it fails the replies wait for the session's deadline, which ends the connection.
-        if epoll::modify(&self.epoll, &connection.session, token, flags).is_ok() {
-            connection.writing = writing;
+        if epoll::modify(&self.epoll, &connection.session, token, wanted).is_ok() {
+            connection.watched = wanted;
         }
     }
 
@@ -598,10 +529,14 @@ impl Port {
             let _ = epoll::delete(&self.epoll, &connection.session);
             connection.session.close(&mut Plug {
                 lanes: &self.lanes,
+                closer: &self.closer,
                 mtu: self.setup.mtu,
             });
             self.lanes.stop_all();
             self.lanes.set_mtu(self.setup.mtu);
+            // The front-end hears of it now, whatever hangs in the closer.
+            let _ = shutdown(&connection.session, Shutdown::Both);
+            self.closer.close(connection);
         }
         self.lanes.forgive();
         self.ended = true;
@@ -642,33 +577,8 @@ impl Port {
         }
     }
 
-    /// Leaves the listener alone for a while: those who wait there, wait.
-    fn look_away(&mut self, now: Tick) {
-        self.watch(false);
-        self.again = Some(now.after_millis(AcceptRate::REST));
-    }
-
-    /// Watches the listener, or does not.
-    fn watch(&mut self, watching: bool) {
-        let Some(listening) = &self.listening else {
-            return;
-        };
-        if watching == self.watching {
-            return;
-        }
-        let token = EventData::new_u64(Source::Listener.token(self.lanes.id()));
-        let flags = if watching {
-            EventFlags::IN
-        } else {
-            EventFlags::empty()
-        };
-        if epoll::modify(&self.epoll, listening, token, flags).is_ok() {
-            self.watching = watching;
-        }
-    }
-
     /// Logs, within the port's limit; `suppressed` is the number of lines that were held back before, if any.
-    fn say(&self, now: Tick, line: impl FnOnce(&str, Option<u64>)) {
+    pub(super) fn say(&self, now: Tick, line: impl FnOnce(&str, Option<u64>)) {
         if let Some(held) = self.log.admit(now) {
             line(&self.setup.name, (held > 0).then_some(held));
         }
@@ -679,33 +589,4 @@ impl Drop for Port {
     fn drop(&mut self) {
         self.lanes.stop_all();
     }
-}
-
-fn describe(connection: &Connection, status: &mut PortStatus) {
-    let terms = connection.session.terms();
-    status.state = if connection.session.is_running() {
-        PortState::Running
-    } else {
-        PortState::Negotiating
-    };
-    let broken = status
-        .rings
-        .iter()
-        .find(|ring| ring.running && ring.problem.is_some());
-    if let Some(ring) = broken {
-        status.state = PortState::Quarantined;
-        status.why = ring
-            .problem
-            .as_ref()
-            .map(|problem| format!("ring {}: {problem}", ring.index));
-    }
-    status.peer = connection.peer.map(|peer| PeerStatus {
-        pid: peer.pid,
-        uid: peer.uid,
-    });
-    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
-    status.features = owned(features::names(terms.features.unwrap_or(0)));
-    status.protocol_features = owned(features::protocol_names(terms.protocol));
-    status.memory_regions = u64::try_from(terms.regions).unwrap_or(u64::MAX);
-    status.memory_bytes = terms.bytes;
 }

@@ -16,7 +16,7 @@ pub enum PortState {
     Negotiating,
     /// Rings run.
     Running,
-    /// A fault stopped it, or one of its rings. Why is said beside.
+    /// A fault stopped it, or one of its rings, or what its front-end gave cannot be closed. Why is said beside.
     Quarantined,
 }
 
@@ -78,7 +78,7 @@ pub struct PortStatus {
     pub id: u16,
     /// What it is doing.
     pub state: PortState,
-    /// Why it is quarantined.
+    /// Why it is quarantined, or held up.
     pub why: Option<String>,
     /// The last fault, though the port may have recovered since.
     pub last_fault: Option<String>,

@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::event::epoll;
 
@@ -87,6 +88,9 @@ impl Room {
     /// Gives the port every event that waits, until none does.
     fn settle(&self, port: &mut Port) {
         for _ in 0..10_000 {
+            // What closes, closes; the bell is rung for that by a thread that is not waited for.
+            port.drain(Duration::from_secs(20));
+            port.on_bell(self.now.get());
             let events = self.events();
             if events.is_empty() {
                 return;
@@ -278,6 +282,7 @@ fn a_front_end_that_comes_back_at_once_is_not_taken_for_a_second_one() {
     let _again = room.connect();
     // The listener is looked at first.
     port.on_ready(Source::Listener, room.now.get());
+    room.settle(&mut port);
     assert_eq!(port.status().state, PortState::Negotiating);
     assert_eq!(port.status().counters.events.connections_refused, 0);
 }
@@ -400,10 +405,10 @@ fn a_fault_of_the_workers_ends_the_connection() {
         client.negotiate(&mut port, &memory);
         client.start(&mut port, 0, &event());
         // The bell may ring for another port.
-        port.on_fault(room.now.get());
+        port.on_bell(room.now.get());
         assert_eq!(port.status().state, PortState::Running);
         room.lanes.raise(fault);
-        port.on_fault(room.now.get());
+        port.on_bell(room.now.get());
         let status = port.status();
         assert_eq!(status.state, PortState::Waiting);
         assert_eq!(status.last_fault, Some(fault.to_string()));
@@ -413,6 +418,133 @@ fn a_fault_of_the_workers_ends_the_connection() {
         room.client(&mut port).negotiate(&mut port, &memory);
         assert_eq!(port.status().state, PortState::Negotiating);
     }
+}
+
+/// Takes as long to drop as the test likes.
+struct Hanging(std::sync::mpsc::Receiver<()>);
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        let _ = self.0.recv();
+    }
+}
+
+impl Room {
+    /// Gives the port the events that wait now, once.
+    fn pump(&self, port: &mut Port) {
+        for source in self.events() {
+            port.on_ready(source, self.now.get());
+        }
+        port.on_bell(self.now.get());
+    }
+
+    fn seconds(&self, port: &mut Port, count: u64) {
+        for _ in 0..count {
+            self.now.set(self.now.get().after_millis(1_000));
+            port.on_deadline(self.now.get());
+            port.on_second(self.now.get());
+        }
+    }
+}
+
+/// What the port's closer hangs on until the sender is dropped.
+fn hang(port: &Port) -> std::sync::mpsc::Sender<()> {
+    let (end, hanging) = std::sync::mpsc::channel();
+    port.closer.close(Box::new(Hanging(hanging)));
+    end
+}
+
+#[test]
+fn p_17_while_its_closer_hangs_a_port_lets_nobody_in_and_says_why() {
+    let room = Room::new();
+    let mut port = room.listen();
+    let end = hang(&port);
+    let mut early = room.connect();
+    room.pump(&mut port);
+    assert!(room.events().is_empty(), "the listener is still watched");
+    assert_eq!(port.status().state, PortState::Waiting);
+    room.seconds(&mut port, 2);
+    let status = port.status();
+    assert_eq!(status.state, PortState::Quarantined);
+    assert!(status.why.unwrap().contains("cannot be closed"));
+    assert!(reply(&mut early).is_none());
+    drop(end);
+    room.settle(&mut port);
+    assert_eq!(port.status().state, PortState::Negotiating);
+    room.seconds(&mut port, 1);
+    assert_eq!(port.status().why, None);
+}
+
+#[test]
+fn p_17_while_its_closer_hangs_a_port_serves_no_request_and_lets_the_time_stand_still() {
+    let room = Room::new();
+    let mut port = room.listen();
+    let mut client = room.client(&mut port);
+    let memory = memfd(MEM);
+    client.negotiate(&mut port, &memory);
+    client.start(&mut port, 1, &event());
+    // Half a message, then something that hangs, then the rest.
+    let whole = message(GET_FEATURES, PLAIN, &[]);
+    send_raw(&client.stream, &whole[..5], &[]);
+    room.settle(&mut port);
+    let end = hang(&port);
+    send_raw(&client.stream, &whole[5..], &[]);
+    room.pump(&mut port);
+    room.pump(&mut port);
+    assert!(room.events().is_empty(), "the connection is still watched");
+    assert!(reply(&mut client.stream).is_none());
+    assert_eq!(port.next_deadline(), None);
+    room.seconds(&mut port, 10);
+    let status = port.status();
+    assert_eq!(status.state, PortState::Running, "the rings run on");
+    assert!(status.why.unwrap().contains("no request served"));
+    drop(end);
+    room.settle(&mut port);
+    assert_eq!(reply(&mut client.stream).unwrap().0, GET_FEATURES);
+    assert_eq!(port.status().state, PortState::Running);
+    assert_eq!(port.status().counters.events.faults, 0);
+}
+
+#[test]
+fn p_17_a_front_end_that_goes_while_the_closer_hangs_is_missed() {
+    for fault in [false, true] {
+        let room = Room::new();
+        let mut port = room.listen();
+        let client = room.client(&mut port);
+        client.tell(&mut port, SET_OWNER, &[], &[]);
+        let end = hang(&port);
+        let mut stream = client.stream;
+        if fault {
+            room.lanes.raise(Fault::MemoryLost);
+            room.pump(&mut port);
+            assert!(closed(&mut stream), "the front-end is told at once");
+        } else {
+            drop(stream);
+            room.pump(&mut port);
+        }
+        assert_eq!(port.status().state, PortState::Waiting);
+        assert!(room.events().is_empty());
+        drop(end);
+        room.settle(&mut port);
+        room.client(&mut port);
+        assert_eq!(port.status().state, PortState::Negotiating);
+    }
+}
+
+#[test]
+fn p_17_a_port_that_connects_waits_for_its_closer_too() {
+    let room = Room::new();
+    let listener = UnixListener::bind(room.path()).unwrap();
+    let mut port = room.open(Endpoint::Connect(room.path()));
+    drop(listener.accept().unwrap());
+    let end = hang(&port);
+    room.pump(&mut port);
+    assert_eq!(port.status().state, PortState::Waiting);
+    room.seconds(&mut port, 5);
+    assert_eq!(port.status().state, PortState::Quarantined);
+    drop(end);
+    room.settle(&mut port);
+    assert_eq!(port.status().state, PortState::Negotiating);
 }
 
 #[test]

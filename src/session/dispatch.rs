@@ -3,7 +3,7 @@
 //! Before a function runs, the table has checked that its protocol feature was negotiated and that it brought no more
 //! descriptors than it may. The function checks the rest of its own request.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use vhost::vhost_user::message::{
@@ -16,7 +16,7 @@ use super::features::{OFFERED, PROTOCOL_OFFERED};
 use super::message::{self, MAX_FDS};
 use super::refusal::Refusal;
 use super::rings::Kicked;
-use crate::memory::{Call, Kick};
+use crate::memory::{Call, Kick, judge_eventfd};
 use crate::ring::features::VHOST_F_LOG_ALL;
 
 /// FEATURES_OK of the device status (VIRTIO 1.2, 2.1).
@@ -56,17 +56,26 @@ impl Answer {
 #[derive(Debug)]
 pub(super) struct Asked<'a> {
     pub(super) body: &'a [u8],
-    pub(super) fds: Vec<OwnedFd>,
+    /// What is left in it is given away to be closed: nothing here may drop a descriptor but an eventfd.
+    pub(super) fds: &'a mut Vec<OwnedFd>,
 }
 
 impl Asked<'_> {
     /// The one descriptor that must have come.
-    fn one_fd(&mut self) -> Result<OwnedFd, Refusal> {
-        let found = self.fds.len();
-        match self.fds.pop() {
-            Some(fd) if found == 1 => Ok(fd),
-            _ => Err(Refusal::FdCount { expected: 1, found }),
+    fn one_fd(&self) -> Result<&OwnedFd, Refusal> {
+        match self.fds.as_slice() {
+            [fd] => Ok(fd),
+            fds => Err(Refusal::FdCount {
+                expected: 1,
+                found: fds.len(),
+            }),
         }
+    }
+
+    /// The same, if it is an eventfd, to be kept.
+    fn one_eventfd(&mut self) -> Result<Option<OwnedFd>, Refusal> {
+        judge_eventfd(self.one_fd()?.as_fd())?;
+        Ok(self.fds.pop())
     }
 }
 
@@ -295,7 +304,7 @@ fn set_mem_table(
             found: asked.fds.len(),
         });
     }
-    let next = b.shared.replaced(&specs, &asked.fds)?;
+    let next = b.shared.replaced(&specs, asked.fds)?;
     b.rearranged(device, |b| b.shared.install(next))
 }
 
@@ -315,7 +324,7 @@ fn add_mem_reg(
 ) -> Result<Answer, Refusal> {
     let spec = message::single_region(asked.body)?;
     let fd = asked.one_fd()?;
-    match b.shared.with(spec, &fd)? {
+    match b.shared.with(spec, fd)? {
         Some(next) => b.rearranged(device, |b| b.shared.install(next)),
         None => Ok(Answer::Done),
     }
@@ -388,7 +397,7 @@ fn ring_and_fd(asked: &mut Asked<'_>) -> Result<(u32, Option<OwnedFd>), Refusal>
             Err(Refusal::FdCount { expected: 0, found })
         };
     }
-    Ok((index, Some(asked.one_fd()?)))
+    Ok((index, asked.one_eventfd()?))
 }
 
 fn set_vring_kick(

@@ -14,6 +14,8 @@ use crate::memory::{FaultFlag, GuestMemory, Limits, Region, RegionSpec};
 #[derive(Debug)]
 pub(super) struct Shared {
     table: Option<Arc<GuestMemory>>,
+    /// The table before, until somebody takes it away: unmapping may take any time.
+    old: Option<Arc<GuestMemory>>,
     fault: FaultFlag,
     limits: Limits,
 }
@@ -27,6 +29,7 @@ impl Shared {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             table: None,
+            old: None,
             fault: FaultFlag::new(),
             limits,
         }
@@ -101,7 +104,12 @@ impl Shared {
 
     /// Puts `next` in place. No ring may run on the old table.
     pub(super) fn install(&mut self, next: Next) {
-        self.table = next.0;
+        self.old = std::mem::replace(&mut self.table, next.0);
+    }
+
+    /// The table that lost its place, to be dropped elsewhere.
+    pub(super) fn take_old(&mut self) -> Option<Arc<GuestMemory>> {
+        self.old.take()
     }
 
     fn regions(&self) -> &[Arc<Region>] {

@@ -72,6 +72,9 @@ pub type Millis = u64;
 /// Why a device would not start a ring.
 pub type StartError = Box<dyn Error + Send + Sync>;
 
+/// What came from a front-end and is not needed any more: descriptors, memory. Dropping it may take any time.
+pub type Discarded = Box<dyn Send>;
+
 /// What a ring is started with. Complete and checked, but for the ring's own structures, which
 /// the device checks.
 #[derive(Debug)]
@@ -123,6 +126,13 @@ pub trait Device {
 
     /// The device was reset (vhost-user: RESET_DEVICE). All its rings are stopped.
     fn reset(&mut self);
+
+    /// Takes what is to be dropped, which may take any time: a descriptor may belong to a file server that does not
+    /// answer, and a mapping may be large (P-17).
+    fn discard(&mut self, what: Discarded);
+
+    /// Whether what was discarded before is gone. The session reads no message until it is.
+    fn is_clear(&self) -> bool;
 }
 
 /// What a session has negotiated, for status.
@@ -177,12 +187,16 @@ impl Session {
         }
     }
 
-    /// Reads and serves what the socket has, a bounded number of messages; the socket stays readable if there is more.
+    /// Reads and serves what the socket has, a bounded number of messages and as long as the device is clear
+    /// ([`Device::is_clear`]); the socket stays readable if there is more.
     ///
     /// # Errors
     /// The connection is over: [`Session::close`] is to be called.
     pub fn readable(&mut self, device: &mut dyn Device, now: Millis) -> Result<(), SessionEnd> {
         for _ in 0..MESSAGES_AT_ONCE {
+            if !device.is_clear() {
+                return Ok(());
+            }
             let Some(message) = self.wire.receive(now)? else {
                 return Ok(());
             };
@@ -198,11 +212,21 @@ impl Session {
                     .and_then(|()| (row.serve)(&mut self.backend, &mut asked, device)),
                 None => Err(Refusal::Unknown(header.request)),
             };
-            drop(asked);
             let replies = row.is_some_and(|row| row.replies);
+            self.discard(device);
             self.answer(header, replies, result, now)?;
         }
         Ok(())
+    }
+
+    /// Gives away what a message left behind: descriptors that it did not need, or only to map them, and the memory whose
+    /// place it gave to other.
+    fn discard(&mut self, device: &mut dyn Device) {
+        let fds = self.wire.take_fds();
+        let memory = self.backend.shared.take_old();
+        if !fds.is_empty() || memory.is_some() {
+            device.discard(Box::new((fds, memory)));
+        }
     }
 
     /// Answers a request, once, if it has a reply of its own or asked for one. Whether it may ask is judged after it was
@@ -266,7 +290,8 @@ impl Session {
         self.wire.overdue(now).map_or(Ok(()), Err)
     }
 
-    /// Stops every ring. To be called before the session is dropped, whatever ended it.
+    /// Stops every ring. To be called before the session is dropped, whatever ended it. Dropping it may take any time, as with
+    /// what is discarded: its socket may hold descriptors that were never read.
     pub fn close(&mut self, device: &mut dyn Device) {
         for ring in &mut self.backend.rings {
             ring.retire(device);

@@ -5,7 +5,7 @@
 //! A stream socket hands over descriptors together with the first of the bytes that they were sent with, and never
 //! reads on past them in the same call. So a message is read in two steps, its 12 header bytes and then exactly its
 //! body: a read never crosses the end of a message, and every descriptor that arrives during it belongs to
-//! it (P-4). What a request does not take is closed with the message (P-5, P-6).
+//! it (P-4). What a request does not take is given away to be closed before the next one is read (P-5, P-6, P-17).
 //!
 //! # Why not `vmm-sys-util`
 //!
@@ -15,7 +15,8 @@
 //!
 //! # Bounds
 //!
-//! One message is held at a time, at most [`MAX_BODY`] bytes and [`MAX_FDS`] descriptors. Replies that the socket does
+//! One message is held at a time, at most [`MAX_BODY`] bytes and [`MAX_FDS`] descriptors. There is room to receive as many as the
+//! kernel passes at once, so that it is we who close what is too much, and not the kernel while we read. Replies that the socket does
 //! not take wait in a buffer of [`MAX_UNREAD`] bytes; one more and the connection is over (P-28).
 
 use std::io::{self, IoSliceMut};
@@ -33,6 +34,9 @@ use super::refusal::{Broken, SessionEnd};
 
 /// A message that was begun must be finished, and a reply taken, within this time, in milliseconds.
 pub(super) const PATIENCE: Millis = 5_000;
+
+/// Descriptors that the kernel passes with one byte at most (unix(7): SCM_MAX_FD).
+const SCM_MAX_FD: usize = 253;
 
 /// Bytes of replies that may wait for the front-end to read them. A reply has 20.
 pub(super) const MAX_UNREAD: usize = 16 * 1024;
@@ -58,7 +62,8 @@ pub(super) struct Wire {
 pub(super) struct Message<'a> {
     pub(super) header: Header,
     pub(super) body: &'a [u8],
-    pub(super) fds: Vec<OwnedFd>,
+    /// What of it is not taken stays with the wire, for [`Wire::take_fds`].
+    pub(super) fds: &'a mut Vec<OwnedFd>,
 }
 
 impl Wire {
@@ -101,7 +106,7 @@ impl Wire {
                 return Ok(Some(Message {
                     header,
                     body,
-                    fds: std::mem::take(&mut self.fds),
+                    fds: &mut self.fds,
                 }));
             }
             let head = self
@@ -114,7 +119,7 @@ impl Wire {
 
     /// One read, not past `end`. `Err(None)`: nothing there.
     fn fill(&mut self, end: usize) -> Result<usize, Option<SessionEnd>> {
-        let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let into = self.bytes.get_mut(self.filled..end).unwrap_or_default();
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -139,11 +144,15 @@ impl Wire {
             }
         }
         if received.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > MAX_FDS {
-            self.fds.clear();
             return Err(Some(Broken::TooManyFds.into()));
         }
         self.filled = self.filled.saturating_add(received.bytes);
         Ok(received.bytes)
+    }
+
+    /// The descriptors that came with the last message and that nobody took. Closing them may take any time.
+    pub(super) fn take_fds(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.fds)
     }
 
     /// Answers `request` with `body`; what the socket does not take now waits.

@@ -9,7 +9,10 @@
     unreachable_pub
 )]
 
+mod closing;
 mod forwarding;
 mod hostile;
 mod mixed;
 mod rig;
+#[path = "../silent/mod.rs"]
+mod silent;

@@ -168,6 +168,19 @@ impl Switch {
         }
     }
 
+    /// Has the process stop, as its service manager would. [`Switch::await_end`] sees it off.
+    pub fn ask_to_stop(&self) {
+        let pid = rustix::process::Pid::from_raw(self.pid() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits until the process has ended by itself, and well.
+    pub fn await_end(&mut self) {
+        let mut child = self.child.take().unwrap();
+        let status = until("the end", || child.try_wait().unwrap());
+        assert!(status.success(), "{status}");
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()

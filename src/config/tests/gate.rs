@@ -17,7 +17,7 @@ fn id(index: u16) -> PortId {
 #[track_caller]
 fn web(lines: &str) -> PortPolicy {
     let text = format!("[port.web]\nsocket = \"/run/web\"\n{lines}\n");
-    file(&text).unwrap().policy().ports[0].clone()
+    file(&text).unwrap().policy().ports[0].clone().unwrap()
 }
 
 /// The rules of `[acl.x] outbound = [RULE]`, bound to the first of three ports: `a`, `b` (group g) and the uplink `u`.
@@ -31,7 +31,13 @@ fn rules(rule: &str) -> Result<Vec<Rule>, ConfigError> {
          [set.none]\nmembers = []\n"
     );
     let policy = file(&text)?.policy();
-    Ok(policy.ports[0].outbound.clone().unwrap().to_vec())
+    Ok(policy.ports[0]
+        .as_ref()
+        .unwrap()
+        .outbound
+        .clone()
+        .unwrap()
+        .to_vec())
 }
 
 #[track_caller]
@@ -244,7 +250,7 @@ uplink = true
 [group.bastion]
 "#;
     let policy = file(text).unwrap().policy();
-    let inbound = policy.ports[0].inbound.as_ref().unwrap();
+    let inbound = policy.ports[0].as_ref().unwrap().inbound.as_ref().unwrap();
     let tcp = Kind::Ip {
         family: None,
         protocol: Some(6),
@@ -265,7 +271,7 @@ uplink = true
         (inbound[1].name.as_str(), inbound[1].origin.as_str()),
         ("admin", "lan.toml:4")
     );
-    let outbound = policy.ports[0].outbound.as_ref().unwrap();
+    let outbound = policy.ports[0].as_ref().unwrap().outbound.as_ref().unwrap();
     assert_eq!(
         outbound[0].to,
         [Who::Ports(PortSet::from_iter([id(1), id(2)]))]
@@ -280,7 +286,10 @@ uplink = true
         }
     );
     for port in &policy.ports[1..] {
-        assert!(port.outbound.is_none() && port.inbound.is_none());
+        assert!(
+            port.as_ref()
+                .is_some_and(|port| port.outbound.is_none() && port.inbound.is_none())
+        );
     }
 }
 
@@ -588,18 +597,24 @@ fn default_deny_is_one_line_and_leaves_uplinks_to_the_guests_lists() {
     .unwrap();
     let policy = spec.policy();
     assert!(policy.default_deny);
-    assert!(policy.ports[0].outbound.is_none() && policy.ports[0].inbound.is_none());
+    assert!(
+        policy.ports[0].as_ref().unwrap().outbound.is_none()
+            && policy.ports[0].as_ref().unwrap().inbound.is_none()
+    );
     for list in [
-        &policy.ports[1].outbound,
-        &policy.ports[1].inbound,
-        &policy.ports[2].outbound,
+        &policy.ports[1].as_ref().unwrap().outbound,
+        &policy.ports[1].as_ref().unwrap().inbound,
+        &policy.ports[2].as_ref().unwrap().outbound,
     ] {
         let [rule] = list.as_deref().unwrap() else {
             panic!("one rule");
         };
         assert_eq!((rule.action, rule.kind), (Action::Allow, Kind::Any));
     }
-    assert_eq!(policy.ports[2].inbound.as_deref(), Some(&[][..]));
+    assert_eq!(
+        policy.ports[2].as_ref().unwrap().inbound.as_deref(),
+        Some(&[][..])
+    );
 }
 
 #[test]
@@ -626,7 +641,16 @@ fn ready_made_lists_do_what_libvirt_s_do() {
     let text =
         "[switch]\ndefault = \"deny\"\n[port.a]\nsocket = \"/a\"\nacl = \"no-ip-multicast\"\n";
     let policy = file(text).unwrap().policy();
-    assert_eq!(policy.ports[0].outbound.as_ref().unwrap().len(), 1);
+    assert_eq!(
+        policy.ports[0]
+            .as_ref()
+            .unwrap()
+            .outbound
+            .as_ref()
+            .unwrap()
+            .len(),
+        1
+    );
 
     // An uplink is guarded when it is asked for.
     let uplink = web("uplink = true\nacl = \"no-mac-spoofing\"");
@@ -733,7 +757,7 @@ fn connections_are_bounded_for_each_port() {
             },
         }
     );
-    let [a, b] = [0, 1].map(|port: usize| policy.ports[port].quota.unwrap());
+    let [a, b] = [0, 1].map(|port: usize| policy.ports[port].as_ref().unwrap().quota.unwrap());
     assert_eq!(
         (a.connections, a.half_open, a.new_per_second),
         (50, 50, new_per_second)
@@ -788,16 +812,19 @@ fn rules_follow_their_ports_to_other_ids() {
     .unwrap();
     let policy = spec.policy_for(&[id(5), id(2), id(0)]);
     assert_eq!(policy.ports.len(), 6);
-    let list = policy.ports[5].outbound.as_ref().unwrap();
+    let list = policy.ports[5].as_ref().unwrap().outbound.as_ref().unwrap();
     assert_eq!(list[0].to[0], Who::Ports(PortSet::from_iter([id(5)])));
     assert_eq!(list[0].to[1], Who::Ports(PortSet::from_iter([id(0)])));
     assert!(std::sync::Arc::ptr_eq(
         list,
-        policy.ports[2].outbound.as_ref().unwrap()
+        policy.ports[2].as_ref().unwrap().outbound.as_ref().unwrap()
     ));
-    assert!(policy.ports[0].outbound.is_none());
+    assert!(policy.ports[0].as_ref().unwrap().outbound.is_none());
     // Nobody is there, and nobody may be.
-    assert_eq!(policy.ports[3].outbound.as_deref(), Some(&[][..]));
+    assert_eq!(
+        policy.ports[3].as_ref().unwrap().outbound.as_deref(),
+        Some(&[][..])
+    );
     assert_eq!(spec.policy(), spec.policy_for(&[id(0), id(1), id(2)]));
 }
 

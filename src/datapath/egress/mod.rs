@@ -235,6 +235,12 @@ impl Egress {
             return self.lose_all(slots, list, DropReason::ReceiverFault);
         }
         self.reserve(source, slots, list, lane, to, fabric);
+        #[cfg(portcullis_mutant = "reread")]
+        for pending in self.pending.all() {
+            if let Some(slot) = slots.get_mut(pending.slot) {
+                slot.read_again(source.memory, source.extents(pending.slot));
+            }
+        }
         self.copy(source, slots, lane);
         let malformed = lane.ring.take_malformed();
         to.counters()

@@ -87,6 +87,10 @@ struct Mock {
     pairs: u16,
     told: Vec<Told>,
     rings: Vec<Option<(RingSetup, Kept)>>,
+    /// What was discarded is gone.
+    clear: bool,
+    /// What was discarded, where it is not to be dropped at once.
+    kept: Option<Vec<Discarded>>,
 }
 
 impl Device for Mock {
@@ -153,6 +157,16 @@ impl Device for Mock {
         assert!(self.rings.iter().all(Option::is_none));
         self.told.push(Told::Reset);
     }
+
+    fn discard(&mut self, what: Discarded) {
+        if let Some(kept) = &mut self.kept {
+            kept.push(what);
+        }
+    }
+
+    fn is_clear(&self) -> bool {
+        self.clear
+    }
 }
 
 /// A reply as it came: request, flags, body.
@@ -179,6 +193,8 @@ impl Front {
             pairs,
             told: Vec::new(),
             rings,
+            clear: true,
+            kept: None,
         };
         Self {
             stream: ours,

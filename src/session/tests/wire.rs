@@ -30,6 +30,59 @@ impl Canary {
 }
 
 #[test]
+fn p_17_a_session_closes_nothing_itself() {
+    // Each request alone, so that each is seen to keep what it got and not needed, served or refused.
+    for request in (0..48).chain([255]) {
+        for count in [1, 2, 64, 65, 253] {
+            for body in [
+                vec![0; 8],
+                table(&[[GUEST, MEM, USER, 0]]),
+                single([GUEST; 4]),
+            ] {
+                let mut canary = Canary::new();
+                let mut front = Front::new();
+                front.negotiate();
+                front.device.kept = Some(Vec::new());
+                front.send(request, NEED_REPLY, &body, &canary.copies(count));
+                let ended = front.step().is_err();
+                front.session.close(&mut front.device);
+                assert!(!canary.all_closed(), "request {request}, {count}");
+                front.device.kept = None;
+                if ended {
+                    drop(front.session);
+                }
+                assert!(canary.all_closed(), "request {request}, {count}");
+            }
+        }
+    }
+}
+
+#[test]
+fn p_17_a_session_unmaps_nothing_itself_and_reads_nothing_until_it_is_done() {
+    let mut front = Front::new();
+    let file = front.negotiate();
+    front.start_ring(1);
+    front.device.kept = Some(Vec::new());
+    let old = Arc::downgrade(front.session.backend.shared.table().unwrap());
+    let moved = table(&[[GUEST, MEM, USER, 0]]);
+    assert_eq!(
+        front.ask(SET_MEM_TABLE, NEED_REPLY, &moved, &[file.as_fd()]),
+        0
+    );
+    assert!(front.runs(1));
+    assert!(old.upgrade().is_some(), "unmapped by the session");
+    front.device.clear = false;
+    front.send(GET_FEATURES, PLAIN, &[], &[]);
+    front.step().unwrap();
+    assert!(front.reply().is_none());
+    front.device.kept = None;
+    front.device.clear = true;
+    assert!(old.upgrade().is_none(), "still mapped");
+    front.step().unwrap();
+    assert_eq!(front.reply().unwrap().0, GET_FEATURES);
+}
+
+#[test]
 fn p_1_header_sizes_that_no_request_has() {
     for size in [4097u32, 1 << 31, u32::MAX] {
         let mut front = Front::new();
@@ -255,6 +308,42 @@ fn p_6_descriptors_before_a_whole_message_are_bounded_and_closed() {
     }
     assert!(ended);
     drop(front);
+    assert!(canary.all_closed());
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn p_6_ten_thousand_rounds_leave_the_number_of_descriptors_as_it_was() {
+    let mut canary = Canary::new();
+    let requests: Vec<u32> = (0..48).chain([255]).collect();
+    let mut most = 0;
+    let before = open_descriptors();
+    for round in 0..10_000usize {
+        let request = requests[round % requests.len()];
+        let count = 1 + round % 253;
+        let mut front = Front::new();
+        front.send(request, NEED_REPLY, &[0; 8], &canary.copies(count));
+        let step = front.step();
+        if count > 64 {
+            assert!(matches!(step, Err(SessionEnd::Broken(Broken::TooManyFds))));
+        }
+        if round % 1_000 == 0 {
+            most = most.max(open_descriptors());
+        }
+        drop(front);
+        assert_eq!(
+            open_descriptors(),
+            before,
+            "round {round}, request {request}"
+        );
+    }
+    assert!(
+        most >= before + 2,
+        "the sockets were open while it was counted"
+    );
     assert!(canary.all_closed());
 }
 
