@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::Gate;
 use super::budget::Credit;
 use super::egress::Egress;
-use super::fanout::Fanout;
+use super::fanout::{Fanout, Frames};
 use super::offload::{Headers, Offload, Sender};
 use super::slot::{Framing, SNAPSHOT_MAX, Slot};
 use super::slots::{Slots, Source};
@@ -157,10 +157,12 @@ impl Step {
             source,
             sender,
             framing,
+            longest: sender.longest(),
             from: lanes.id(),
             ports,
             gate,
             ingress: gate.fabric.ingress(now, cache),
+            special: Frames::default(),
         };
         court.sit(&mut self.slots, &mut self.fanout);
         deliver(
@@ -195,20 +197,23 @@ impl Step {
             chains: &self.chains,
         };
         let mut cache = LookupCache::default();
+        let sender = Sender {
+            features: 0,
+            mtu: NO_MTU,
+        };
         let mut court = Court {
             source,
-            sender: Sender {
-                features: 0,
-                mtu: NO_MTU,
-            },
+            sender,
             framing: Framing {
                 header_len: 0,
                 reads_header: false,
             },
+            longest: sender.longest(),
             from: lanes.id(),
             ports,
             gate,
             ingress: gate.fabric.ingress(now, &mut cache),
+            special: Frames::default(),
         };
         court.sit(&mut self.slots, &mut self.fanout);
         deliver(
@@ -263,10 +268,14 @@ struct Court<'a> {
     source: Source<'a>,
     sender: Sender,
     framing: Framing,
+    /// The longest frame that asks for nothing.
+    longest: u32,
     from: PortId,
     ports: &'a [Arc<Lanes>],
     gate: &'a Gate,
     ingress: Ingress<'a>,
+    /// Frames that need more than to be copied.
+    special: Frames,
 }
 
 impl Court<'_> {
@@ -277,6 +286,7 @@ impl Court<'_> {
                 slots.refuse(index, reason);
             }
         }
+        slots.mark_special(self.special);
     }
 
     /// Judges one frame and notes where it goes.
@@ -288,27 +298,25 @@ impl Court<'_> {
         fanout: &mut Fanout,
     ) -> Result<(), DropReason> {
         let slot = slots.get_mut(index).ok_or(DropReason::NoDestination)?;
-        let mut is_special = false;
-        match Offload::judge_plain(&slot.sent(self.framing), slot.len, self.sender) {
-            Some(judged) => judged?,
-            None => {
-                slot.offload = self.asked_for(slot, index)?;
-                is_special = true;
-            }
+        if slot.sent(self.framing).asks() {
+            slot.offload = self.asked_for(slot, index)?;
+            self.special.insert(index);
+        } else if slot.len > self.longest {
+            return Err(DropReason::Oversize);
         }
         let frame = Frame::parse(slot.snapshot(), slot.len)?;
         let tagged = frame.tag().is_some();
         let admitted = self.gate.policy.admit(self.from, frame)?;
         let destinations = self.ingress.forward(&admitted);
         match destinations.kind() {
-            Kind::Drop(reason) => return Err(reason),
             Kind::Port(to) => fanout.push(&self.gate.policy.permit(&admitted, to)?, index),
-            Kind::Flood => self.flood(&admitted, destinations, index, fanout)?,
+            Kind::Flood => self.flood(admitted, destinations, index, fanout)?,
+            Kind::Drop(reason) => return Err(reason),
         }
         slot.vid = destinations.vid();
-        slot.tagged = tagged;
-        if tagged || is_special {
-            slots.mark_special(index);
+        if tagged {
+            slot.tagged = true;
+            self.special.insert(index);
         }
         Ok(())
     }
@@ -317,7 +325,7 @@ impl Court<'_> {
     #[inline(never)]
     fn flood(
         &self,
-        admitted: &Admitted<'_>,
+        admitted: Admitted<'_>,
         destinations: Destinations,
         index: u8,
         fanout: &mut Fanout,
@@ -333,7 +341,7 @@ impl Court<'_> {
             {
                 continue;
             }
-            match self.gate.policy.permit(admitted, to) {
+            match self.gate.policy.permit(&admitted, to) {
                 Ok(permit) => {
                     fanout.push(&permit, index);
                     copies = copies.wrapping_add(1); // at most MAX_PORTS

@@ -21,13 +21,13 @@ use std::sync::Arc;
 
 use super::fanout::Frames;
 use super::offload::{Delivery, Offload};
-use super::slot::{FRAME_MAX, FRAME_MIN, Slot, bytes_of};
+use super::slot::{FRAME_MAX, FRAME_MIN, HEADER_MAX, Slot, bytes_of};
 use super::slots::{Slots, Source};
 use crate::counters::{DropReason, MAX_PORTS, PortId, Tally};
 use crate::fabric::Fabric;
 use crate::memory::{Extent, GuestMemory, Near, RegionHint};
 use crate::port::lanes::{Fault, Lanes, MAX_PAIRS, RxLane};
-use crate::ring::vnet::VnetHeader;
+use crate::ring::vnet::{LEGACY_LEN, VnetHeader};
 use crate::ring::{BURST, ReserveError, Reserved, Slots as Places};
 use writer::{TagEdit, Writer};
 
@@ -111,6 +111,9 @@ struct Plain {
 pub(crate) struct Egress {
     places: Places,
     pending: PendingList,
+    /// Frames for which there is room in the present visit, and their bytes.
+    placed: Frames,
+    placed_bytes: u64,
     linear: Vec<u8>,
     tally: Tally,
     /// Receive rings that were written to in this burst, each once.
@@ -132,6 +135,8 @@ impl Egress {
         Self {
             places: Places::new(),
             pending: PendingList::new(),
+            placed: Frames::default(),
+            placed_bytes: 0,
             linear: vec![0; FRAME_MAX as usize],
             tally: Tally::new(),
             unpublished: Vec::with_capacity(MAX_PORTS * usize::from(MAX_PAIRS)),
@@ -189,20 +194,21 @@ impl Egress {
         fabric: &Fabric,
     ) {
         let count = receiving.count_ones().max(1);
+        let mut shares = [Frames::default(); MAX_PAIRS as usize];
+        for index in list {
+            let hash = slots
+                .get(index)
+                .map_or(0, |slot| slot.hash_flow(self.flow_seed));
+            if let Some(share) = shares.get_mut((hash % count) as usize) {
+                share.insert(index);
+            }
+        }
         let mut left = receiving;
-        for turn in 0..count {
+        for share in shares {
             let pair = u16::try_from(left.trailing_zeros()).unwrap_or(u16::MAX);
             left &= left.wrapping_sub(1);
-            let mut mine = Frames::default();
-            for index in list {
-                if let Some(slot) = slots.get_mut(index)
-                    && slot.hash_flow(self.flow_seed) % count == turn
-                {
-                    mine.insert(index);
-                }
-            }
-            if !mine.is_empty() {
-                self.visit(source, slots, mine, to, pair, fabric);
+            if !share.is_empty() {
+                self.visit(source, slots, share, to, pair, fabric);
             }
         }
     }
@@ -298,23 +304,33 @@ impl Egress {
                 slots.special()
             },
         };
-        let mut bytes = 0u64;
+        (self.placed, self.placed_bytes) = (Frames::default(), 0);
+        let mut lost_bytes = 0u64;
         let mut left = list;
         loop {
-            let placed = self.reserve_plain(slots, &mut left, lane, plain);
-            bytes = bytes.wrapping_add(placed); // at most BURST times FRAME_MAX
-            if placed != 0 && !left.is_empty() {
-                continue;
+            let before = left;
+            let bytes = self.reserve_plain(slots, &mut left, lane, plain);
+            self.placed = self.placed.with(before.without(left));
+            self.placed_bytes = self.placed_bytes.wrapping_add(bytes); // at most BURST times FRAME_MAX
+            if bytes != 0 && !left.is_empty() {
+                continue; // there may be more behind what was copied ahead
             }
             let Some(index) = left.next() else { break };
-            let len = slots.get(index).map_or(0, |slot| slot.len);
-            bytes = bytes.wrapping_add(len.into()); // as above
-            if let Err(reason) = self.reserve_any(source, slots, index, lane, to, fabric) {
-                self.tally.lose(reason);
-                slots.refuse(index, reason);
+            let len = u64::from(slots.get(index).map_or(0, |slot| slot.len));
+            match self.reserve_any(source, slots, index, lane, to, fabric) {
+                Ok(()) => {
+                    self.placed.insert(index);
+                    self.placed_bytes = self.placed_bytes.wrapping_add(len); // as above
+                }
+                Err(reason) => {
+                    lost_bytes = lost_bytes.wrapping_add(len); // as above
+                    self.tally.lose(reason);
+                    slots.refuse(index, reason);
+                }
             }
         }
         let frames = list.count();
+        let bytes = self.placed_bytes.wrapping_add(lost_bytes); // as above
         self.tally.enter_all(frames, bytes);
         self.copies = self.copies.saturating_add(frames);
         self.copied_bytes = self.copied_bytes.saturating_add(bytes);
@@ -477,6 +493,22 @@ impl Egress {
         let first = self.pending.all().first();
         let first = first.and_then(|pending| pending.reserved.whole());
         let near = memory.near(first.map_or_else(RegionHint::default, Extent::hint));
+        if lane.header_len == HEADER_MAX {
+            self.copy_all::<HEADER_MAX>(source, slots, lane, near);
+        } else {
+            self.copy_all::<LEGACY_LEN>(source, slots, lane, near);
+        }
+    }
+
+    /// Behind headers of `HEADER` bytes.
+    #[inline(always)]
+    fn copy_all<const HEADER: usize>(
+        &mut self,
+        source: Source<'_>,
+        slots: &Slots,
+        lane: &RxLane,
+        near: Near<'_>,
+    ) {
         for pending in self.pending.all_mut() {
             if std::mem::replace(&mut pending.written, true) {
                 continue;
@@ -484,7 +516,7 @@ impl Egress {
             let Some(slot) = slots.get(pending.slot) else {
                 continue;
             };
-            if !copy_plain(source, slot, pending, near, lane) {
+            if !copy_plain::<HEADER>(source, slot, pending, near, lane) {
                 let places = self.places.extents(&pending.reserved);
                 copy_any(source, slot, pending, places, lane);
             }
@@ -509,20 +541,14 @@ impl Egress {
         };
         if let Some(reason) = reason {
             lane.ring.abandon();
-            for pending in self.pending.all() {
+            for index in self.placed {
                 self.tally.lose(reason);
-                slots.refuse(pending.slot, reason);
+                slots.refuse(index, reason);
             }
             return false;
         }
-        let (mut placed, mut bytes) = (Frames::default(), 0u64);
-        for pending in self.pending.all() {
-            placed.insert(pending.slot);
-            let len = slots.get(pending.slot).map_or(0, |slot| slot.len);
-            bytes = bytes.wrapping_add(len.into()); // as in `reserve`
-        }
-        slots.delivered(placed);
-        self.tally.pass_all(placed.count(), bytes);
+        slots.delivered(self.placed);
+        self.tally.pass_all(self.placed.count(), self.placed_bytes);
         true
     }
 
@@ -539,7 +565,7 @@ impl Egress {
 /// The common case: one buffer takes the frame, and what is behind the snapshot, if anything, lies in one piece. False,
 /// and nothing was copied, when anything is otherwise.
 #[inline(always)]
-fn copy_plain(
+fn copy_plain<const HEADER: usize>(
     source: Source<'_>,
     slot: &Slot,
     pending: &Pending,
@@ -552,11 +578,10 @@ fn copy_plain(
     if pending.edit != TagEdit::Keep {
         return false;
     }
-    let head = slot.framed(lane.header_len);
+    let head = slot.framed(HEADER);
     let tail_len = slot.tail_len();
     if tail_len == 0 {
-        near.write(place, head);
-        return true;
+        return near.write(place, head);
     }
     let (Some(from), Some(chain)) = (source.memory, source.chain(pending.slot)) else {
         return false;
@@ -564,10 +589,9 @@ fn copy_plain(
     let Some(tail) = slot.tail().in_one(source.chains.extents(chain), tail_len) else {
         return false;
     };
-    let head_len = bytes_of(head.len());
-    near.write(place.take(head_len), head);
-    GuestMemory::copy((from, tail), (lane.ring.memory(), place.skip(head_len)));
-    true
+    let rest = place.skip(bytes_of(head.len()));
+    GuestMemory::copy((from, tail), (lane.ring.memory(), rest));
+    near.write(place, head)
 }
 
 /// Any frame, in any pieces, into any pieces.
