@@ -33,12 +33,16 @@ pub use reason::{DropReason, Side};
 
 /// The most ports that one switch has.
 pub const MAX_PORTS: usize = 1024;
+const _: () = assert!(MAX_PORTS.is_power_of_two());
 
 /// A port of the switch: an index below [`MAX_PORTS`], given in the order of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct PortId(u16);
 
 impl PortId {
+    /// The first port of the configuration.
+    pub const FIRST: Self = Self(0);
+
     /// The port with that index; `None` from [`MAX_PORTS`] on.
     pub const fn new(index: u16) -> Option<Self> {
         if (index as usize) < MAX_PORTS {
@@ -49,8 +53,10 @@ impl PortId {
     }
 
     /// The index, below [`MAX_PORTS`].
+    #[inline(always)]
     pub const fn index(self) -> usize {
-        self.0 as usize
+        // `new` sees to it already; said again, the compiler knows it and checks no table of all ports a second time.
+        self.0 as usize % MAX_PORTS
     }
 
     /// The index as it is stored.

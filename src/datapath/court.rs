@@ -16,10 +16,14 @@ pub(super) struct Court<'a> {
     pub(super) source: Source<'a>,
     pub(super) sender: Sender,
     pub(super) framing: Framing,
+    /// The longest frame that asks for nothing.
+    pub(super) longest: u32,
     pub(super) ports: &'a Ports,
     pub(super) gate: &'a Gate,
     pub(super) ingress: Ingress<'a>,
     pub(super) judge: Judge<'a>,
+    /// Frames that need more than to be copied.
+    pub(super) special: Frames,
 }
 
 impl Court<'_> {
@@ -34,6 +38,7 @@ impl Court<'_> {
                 }
             }
         }
+        slots.mark_special(self.special);
         answers
     }
 
@@ -41,13 +46,11 @@ impl Court<'_> {
     #[inline(always)]
     fn hear(&mut self, slots: &mut Slots, index: u8, fanout: &mut Fanout) -> Result<(), Refusal> {
         let slot = slots.get_mut(index).ok_or(DropReason::NoDestination)?;
-        let mut is_special = false;
-        match Offload::judge_plain(&slot.sent(self.framing), slot.len, self.sender) {
-            Some(judged) => judged?,
-            None => {
-                slot.offload = self.asked_for(slot, index)?;
-                is_special = true;
-            }
+        if slot.sent(self.framing).asks() {
+            slot.offload = self.asked_for(slot, index)?;
+            self.special.insert(index);
+        } else if slot.len > self.longest {
+            return Err(DropReason::Oversize.into());
         }
         match self.pass(slot, index, fanout) {
             Ok(()) => {}
@@ -57,8 +60,8 @@ impl Court<'_> {
             }
             Err(refusal) => return Err(refusal),
         }
-        if slot.tagged || is_special {
-            slots.mark_special(index);
+        if slot.tagged {
+            self.special.insert(index);
         }
         Ok(())
     }

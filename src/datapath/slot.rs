@@ -58,8 +58,6 @@ pub(crate) struct Framing {
 pub(crate) struct Slot {
     /// What is left to do to the frame.
     pub(crate) offload: Offload,
-    /// Spreads flows over the queues of a receiver.
-    flow: Option<u32>,
     tail: Cursor,
     /// Bytes of the frame.
     pub(crate) len: u32,
@@ -68,48 +66,60 @@ pub(crate) struct Slot {
     pub(crate) vid: Vid,
     /// Whether it carries a tag.
     pub(crate) tagged: bool,
+    /// So that the snapshot begins with a cache line.
+    _space: [u8; 15],
     /// Room for a virtio-net header, then the snapshot: one contiguous piece for the receiver. The header is the
     /// sender's until the frame was judged, then each receiver's in turn.
     head: [u8; HEADER_MAX + LONG_MAX],
 }
 
-const _: () =
-    assert!(offset_of!(Slot, head) <= 64 - HEADER_MAX && size_of::<Slot>() <= LONG_MAX + 128);
+const _: () = assert!(offset_of!(Slot, head) + HEADER_MAX == 64);
+const _: () = assert!(size_of::<Slot>() == 64 + LONG_MAX);
 
 impl Slot {
     pub(crate) fn empty() -> Self {
         Self {
             offload: Offload::None,
-            flow: None,
             tail: Cursor::default(),
             len: 0,
             have: 0,
             vid: Vid::DEFAULT,
             tagged: false,
+            _space: [0; 15],
             head: [0; HEADER_MAX + LONG_MAX],
         }
     }
 
     /// Takes the snapshot of a chain of one buffer, so that what is wanted of it lies in one piece, as it will here.
-    /// False, and nothing was taken, when anything is out of the ordinary.
+    /// False when anything is out of the ordinary: then [`take`](Self::take) knows what to do.
     #[inline(always)]
-    pub(crate) fn take_whole(&mut self, memory: Near<'_>, chain: &Chain, framing: Framing) -> bool {
-        let header = bytes_of(framing.header_len);
+    pub(crate) fn take_whole<const READS_HEADER: bool>(
+        &mut self,
+        memory: Near<'_>,
+        chain: &Chain,
+        header: u32,
+    ) -> bool {
         let len = chain.len.wrapping_sub(header);
         let (Some(whole), FRAME_MIN..=FRAME_MAX) = (chain.whole(), len) else {
             return false;
         };
         let want = len.min(bytes_of(SNAPSHOT));
-        let skip = if framing.reads_header { 0 } else { header };
-        let start = HEADER_MAX.saturating_sub(header.saturating_sub(skip) as usize);
-        let Some(room) = self.head.get_mut(start..HEADER_MAX + want as usize) else {
+        let (start, skip) = if READS_HEADER {
+            (HEADER_MAX.saturating_sub(header as usize), 0)
+        } else {
+            (HEADER_MAX, header)
+        };
+        let end = HEADER_MAX.wrapping_add(want as usize); // at most HEADER_MAX + SNAPSHOT
+        let Some(room) = self.head.get_mut(start..end) else {
             return false;
         };
-        memory.read(whole.skip(skip), room);
+        if !memory.read(whole, skip, room) {
+            return false;
+        }
         self.begin(
             len,
             short(want as usize),
-            Cursor::in_first(header.saturating_add(want)),
+            Cursor::in_first(header.wrapping_add(want)),
         );
         true
     }
@@ -153,7 +163,7 @@ impl Slot {
     #[inline(always)]
     fn begin(&mut self, len: u32, have: u16, tail: Cursor) {
         self.offload = Offload::None;
-        self.flow = None;
+        self.tagged = false;
         self.tail = tail;
         self.len = len;
         self.have = have;
@@ -211,8 +221,9 @@ impl Slot {
     /// The snapshot.
     #[inline]
     pub(crate) fn snapshot(&self) -> &[u8] {
+        let have = usize::from(self.have).min(SNAPSHOT_MAX); // it is never more
         self.head
-            .get(HEADER_MAX..HEADER_MAX + usize::from(self.have))
+            .get(HEADER_MAX..HEADER_MAX + have)
             .unwrap_or_default()
     }
 
@@ -267,9 +278,8 @@ impl Slot {
     #[inline]
     pub(crate) fn framed(&self, len: usize) -> &[u8] {
         let start = HEADER_MAX.saturating_sub(len);
-        self.head
-            .get(start..HEADER_MAX + usize::from(self.have))
-            .unwrap_or_default()
+        let have = usize::from(self.have).min(SNAPSHOT_MAX); // it is never more
+        self.head.get(start..HEADER_MAX + have).unwrap_or_default()
     }
 
     /// The header alone.
@@ -292,13 +302,8 @@ impl Slot {
         packet > u32::from(mtu)
     }
 
-    /// The hash of the flow, made once.
-    pub(crate) fn hash_flow(&mut self, seed: u64) -> u32 {
-        if let Some(flow) = self.flow {
-            return flow;
-        }
-        let flow = Frame::parse(self.snapshot(), self.len).map_or(0, |frame| frame.flow_hash(seed));
-        self.flow = Some(flow);
-        flow
+    /// The hash of the flow: spreads flows over the queues of a receiver.
+    pub(crate) fn hash_flow(&self, seed: u64) -> u32 {
+        Frame::parse(self.snapshot(), self.len).map_or(0, |frame| frame.flow_hash(seed))
     }
 }

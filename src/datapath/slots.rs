@@ -4,7 +4,7 @@
 //! delivered, is one operation.
 
 use super::fanout::Frames;
-use super::slot::{Framing, Slot};
+use super::slot::{Framing, Slot, bytes_of};
 use crate::counters::{DropReason, Tally};
 use crate::frame::Frame;
 use crate::memory::{Extent, GuestMemory, RegionHint};
@@ -81,8 +81,21 @@ impl Slots {
     }
 
     /// Takes the snapshots of a burst; what is no frame is refused at once. Returns how many chains were malformed.
-    #[inline(always)]
     pub(crate) fn take(
+        &mut self,
+        memory: &GuestMemory,
+        chains: &ChainBurst,
+        framing: Framing,
+    ) -> u64 {
+        if framing.reads_header {
+            self.take_all::<true>(memory, chains, framing)
+        } else {
+            self.take_all::<false>(memory, chains, framing)
+        }
+    }
+
+    #[inline(always)]
+    fn take_all<const READS_HEADER: bool>(
         &mut self,
         memory: &GuestMemory,
         chains: &ChainBurst,
@@ -91,21 +104,21 @@ impl Slots {
         self.begin(chains.chains().len());
         let first = chains.chains().first().and_then(Chain::whole);
         let near = memory.near(first.map_or_else(RegionHint::default, Extent::hint));
+        let header = bytes_of(framing.header_len);
         let (mut malformed, mut bytes) = (0u64, 0u64);
-        let mut refused = Frames::default();
-        let slots = self.slots.iter_mut().zip(self.reasons.iter_mut());
-        for (index, ((slot, reason), chain)) in (0..BURST_8).zip(slots.zip(chains.chains())) {
-            if !slot.take_whole(near, chain, framing)
+        for (index, (slot, chain)) in (0..BURST_8).zip(self.slots.iter_mut().zip(chains.chains())) {
+            if !slot.take_whole::<READS_HEADER>(near, chain, header)
                 && let Err(because) = slot.take(memory, chain, chains.extents(chain), framing)
             {
                 malformed = malformed.wrapping_add(chain.fault.is_some().into()); // at most BURST
-                refused.insert(index);
-                *reason = because;
+                self.refused.insert(index);
+                if let Some(reason) = self.reasons.get_mut(usize::from(index)) {
+                    *reason = because;
+                }
             }
             bytes = bytes.wrapping_add(slot.len.into()); // at most BURST frames of FRAME_MAX bytes
         }
         self.bytes = bytes;
-        self.refused = refused;
         malformed
     }
 
@@ -164,10 +177,10 @@ impl Slots {
         self.special
     }
 
-    /// A frame needs more than to be copied.
+    /// These frames need more than to be copied.
     #[inline]
-    pub(crate) fn mark_special(&mut self, index: u8) {
-        self.special.insert(index);
+    pub(crate) fn mark_special(&mut self, frames: Frames) {
+        self.special = frames;
     }
 
     /// One receiver has these frames.

@@ -179,12 +179,14 @@ impl Step {
             source,
             sender,
             framing,
+            longest: sender.longest(),
             ports,
             gate,
             ingress: gate.fabric.ingress(now, &mut kept.stations),
             judge: gate
                 .policy
                 .judge(lanes.id(), &mut kept.flows, &mut self.desk, now),
+            special: Frames::default(),
         };
         let answers = court.sit(&mut self.slots, &mut self.fanout);
         drop(court);
@@ -236,22 +238,25 @@ impl Step {
             chains: &self.chains,
         };
         let mut kept = Memory::default();
+        let sender = Sender {
+            features: 0,
+            mtu: NO_MTU,
+        };
         let mut court = Court {
             source,
-            sender: Sender {
-                features: 0,
-                mtu: NO_MTU,
-            },
+            sender,
             framing: Framing {
                 header_len: 0,
                 reads_header: false,
             },
+            longest: sender.longest(),
             ports,
             gate,
             ingress: gate.fabric.ingress(now, &mut kept.stations),
             judge: gate
                 .policy
                 .judge(lanes.id(), &mut kept.flows, &mut self.desk, now),
+            special: Frames::default(),
         };
         court.sit(&mut self.slots, &mut self.fanout);
         drop(court);

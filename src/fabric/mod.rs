@@ -53,6 +53,14 @@ pub enum Kind {
 }
 
 impl Destinations {
+    const fn nowhere(source: PortId, reason: DropReason) -> Self {
+        Self {
+            source,
+            vid: Vid::DEFAULT,
+            kind: Kind::Drop(reason),
+        }
+    }
+
     /// The port that the frame came from.
     pub fn source(&self) -> PortId {
         self.source
@@ -120,6 +128,7 @@ impl Fabric {
             now: fdb::seconds(now),
             cache,
             last: None,
+            answer: Destinations::nowhere(PortId::FIRST, DropReason::NoDestination),
         }
     }
 
@@ -168,21 +177,20 @@ pub struct Ingress<'a> {
     fabric: &'a Fabric,
     now: u32,
     cache: &'a mut LookupCache,
+    /// What the last answer rests on, where it may serve again.
     last: Option<Last<'a>>,
+    answer: Destinations,
 }
 
-/// The last decision of a burst, which holds for the next frame without a tag between the same two stations as long as
-/// the table has not changed its mind about either: what else it was made of, the VLANs, the reach and the second, is
-/// the same for the whole burst.
+/// What the last answer of a burst rests on. It holds for the next frame without a tag between the same two stations as
+/// long as the table has not changed its mind about either: what else it was made of, the VLANs, the reach and the
+/// second, is the same for the whole burst.
 #[derive(Debug)]
 struct Last<'a> {
-    source: PortId,
     src: Mac,
     dst: Mac,
     heard: Witness<'a>,
     found: Witness<'a>,
-    vid: Vid,
-    to: PortId,
 }
 
 impl<'a> Ingress<'a> {
@@ -192,36 +200,36 @@ impl<'a> Ingress<'a> {
     /// port; its destination address.
     #[inline(always)]
     pub fn forward(&mut self, admitted: &Admitted<'_>) -> Destinations {
-        let (source, frame) = (admitted.source(), admitted.frame());
-        if let Some(last) = &self.last
-            && last.dst == frame.dst()
-            && last.src == frame.src()
-            && last.source == source
-            && frame.tag().is_none()
-            && last.heard.holds()
-            && last.found.holds()
-        {
-            return Destinations {
-                source,
-                vid: last.vid,
-                kind: Kind::Port(last.to),
-            };
+        if !self.holds_for(admitted) {
+            // A copy, so that the frame itself need not have an address.
+            let admitted = *admitted;
+            self.decide(&admitted);
         }
-        self.decide(admitted)
+        self.answer
+    }
+
+    /// Whether the last answer is this frame's, too.
+    #[inline(always)]
+    fn holds_for(&self, admitted: &Admitted<'_>) -> bool {
+        let frame = admitted.frame();
+        self.last.as_ref().is_some_and(|last| {
+            last.dst == frame.dst()
+                && last.src == frame.src()
+                && self.answer.source == admitted.source()
+                && frame.tag().is_none()
+                && last.heard.holds()
+                && last.found.holds()
+        })
     }
 
     #[inline(never)]
-    fn decide(&mut self, admitted: &Admitted<'_>) -> Destinations {
+    fn decide(&mut self, admitted: &Admitted<'_>) {
         let source = admitted.source();
         self.last = None;
-        match self.decision(admitted) {
+        self.answer = match self.decision(admitted) {
             Ok((vid, kind)) => Destinations { source, vid, kind },
-            Err(reason) => Destinations {
-                source,
-                vid: Vid::DEFAULT,
-                kind: Kind::Drop(reason),
-            },
-        }
+            Err(reason) => Destinations::nowhere(source, reason),
+        };
     }
 
     #[inline(always)]
@@ -243,13 +251,10 @@ impl<'a> Ingress<'a> {
                 && frame.tag().is_none()
             {
                 self.last = Some(Last {
-                    source,
                     src: frame.src(),
                     dst: frame.dst(),
                     heard,
                     found,
-                    vid,
-                    to,
                 });
             }
             return Ok((vid, Kind::Port(to)));

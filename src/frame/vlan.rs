@@ -15,7 +15,8 @@ pub const TPID: u16 = 0x8100;
 /// Whether an EtherType announces a tag: 802.1Q, 802.1ad, and the types that were used for stacking before it.
 #[inline]
 pub const fn is_tpid(ethertype: u16) -> bool {
-    matches!(ethertype, TPID | 0x88a8 | 0x9100 | 0x9200 | 0x9300)
+    // The first comparison is all that IPv4 and ARP need.
+    ethertype >= TPID && matches!(ethertype, TPID | 0x88a8 | 0x9100 | 0x9200 | 0x9300)
 }
 
 /// A VLAN that frames can be in: 1 to 4094.

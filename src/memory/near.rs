@@ -59,7 +59,7 @@ impl Span {
 }
 
 /// One region of a table: see [`GuestMemory::near`]. What the path needs of it is here by value, so that a loop keeps
-/// it in registers. Bytes of other regions are served as well, by the table.
+/// it in registers. What is elsewhere is the table's to serve.
 #[derive(Clone, Copy, Debug)]
 pub struct Near<'a> {
     memory: &'a GuestMemory,
@@ -100,43 +100,49 @@ impl<'a> Near<'a> {
         })
     }
 
-    /// As [`GuestMemory::read`].
+    /// Fills `into` with what follows the first `skip` bytes of `at`, as [`GuestMemory::read`] does. False, and nothing
+    /// was read, when `at` is not in this region or has not so many bytes.
     #[inline(always)]
-    pub fn read(self, at: Extent, into: &mut [u8]) {
-        let wanted = u32::try_from(into.len()).unwrap_or(u32::MAX);
-        if at.region == self.region
-            && let Some(slice) = self.span.slice(at.take(wanted))
-        {
-            return get(&slice, into);
+    #[must_use]
+    pub fn read(self, at: Extent, skip: u32, into: &mut [u8]) -> bool {
+        match self.part(at, skip, into.len()) {
+            Some(slice) => {
+                get(&slice, into);
+                true
+            }
+            None => false,
         }
-        read_elsewhere(self.memory, at, into);
     }
 
-    /// As [`GuestMemory::write`].
+    /// Writes `from` to the beginning of `at`, as [`GuestMemory::write`] does. False, and nothing was
+    /// written, when `at` is not in this region or has not so many bytes.
     #[inline(always)]
-    pub fn write(self, at: Extent, from: &[u8]) {
-        let wanted = u32::try_from(from.len()).unwrap_or(u32::MAX);
-        let at = at.take(wanted);
-        if at.region == self.region
-            && let Some(slice) = self.span.slice(at)
-        {
-            let guest_addr = self.span.guest_addr(at);
-            return self
-                .memory
-                .mutate(guest_addr, &slice, |slice| put(slice, from));
+    #[must_use]
+    pub fn write(self, at: Extent, from: &[u8]) -> bool {
+        match self.part(at, 0, from.len()) {
+            Some(slice) => {
+                let guest_addr = self.span.guest_addr(at);
+                self.memory
+                    .mutate(guest_addr, &slice, |slice| put(slice, from));
+                true
+            }
+            None => false,
         }
-        write_elsewhere(self.memory, at, from);
     }
-}
 
-#[cold]
-#[inline(never)]
-fn read_elsewhere(memory: &GuestMemory, at: Extent, into: &mut [u8]) {
-    memory.read(at, into);
-}
-
-#[cold]
-#[inline(never)]
-fn write_elsewhere(memory: &GuestMemory, at: Extent, from: &[u8]) {
-    memory.write(at, from);
+    /// `len` bytes of `at` behind the first `skip`.
+    #[inline(always)]
+    fn part(&self, at: Extent, skip: u32, len: usize) -> Option<VolatileSlice<'_>> {
+        let slice = self.span.slice(at)?;
+        let skip = skip as usize;
+        let end = skip.checked_add(len)?;
+        if at.region != self.region || end > slice.len() {
+            return None;
+        }
+        let start = slice.ptr_guard_mut().as_ptr();
+        // SAFETY: skip <= end <= the bytes of `slice`.
+        let start = unsafe { start.add(skip) };
+        // SAFETY: `len` bytes from `start` end where `slice` ends or before.
+        Some(unsafe { VolatileSlice::new(start, len) })
+    }
 }

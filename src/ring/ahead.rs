@@ -8,14 +8,20 @@
 use super::BURST;
 use super::layout::{Descriptor, Rings};
 
-/// A private copy of up to [`BURST`] offered heads.
+/// An offered head and its first descriptor, which means nothing when the head is beyond the table.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Offer {
+    pub(super) first: Descriptor,
+    pub(super) head: u16,
+}
+
+/// A private copy of up to [`BURST`] offers.
 pub(super) struct Ahead {
     /// Index of the available ring that the first copy was made of.
     base: u16,
     /// How many there are.
     len: u16,
-    heads: [u16; BURST],
-    first: [Descriptor; BURST],
+    offers: [Offer; BURST],
 }
 
 impl Ahead {
@@ -23,8 +29,7 @@ impl Ahead {
         Self {
             base: 0,
             len: 0,
-            heads: [0; BURST],
-            first: [Descriptor::default(); BURST],
+            offers: [Offer::default(); BURST],
         }
     }
 
@@ -43,40 +48,29 @@ impl Ahead {
         let wanted = usize::from(count).min(BURST);
         let (bytes, _) = bytes.split_at_mut(2 * wanted);
         rings.read_avail(from, bytes);
-        for ((head, first), entry) in self
-            .heads
-            .iter_mut()
-            .zip(&mut self.first)
-            .zip(bytes.as_chunks::<2>().0)
-        {
-            *head = u16::from_le_bytes(*entry);
+        for (offer, entry) in self.offers.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            offer.head = u16::from_le_bytes(*entry);
             // A head beyond the table has no descriptor; who takes it will look at the head first.
-            if *head < rings.size() {
-                *first = rings.descriptor(*head);
+            if offer.head < rings.size() {
+                offer.first = rings.descriptor(offer.head);
             }
         }
         self.base = from;
         self.len = u16::try_from(wanted).unwrap_or(0); // at most BURST
     }
 
-    /// The heads from index `at` on with their first descriptors, `count` at most, as far as they were copied. A
-    /// descriptor means nothing when its head is beyond the table.
+    /// The offers from index `at` on, `count` at most, as far as they were copied.
     #[inline(always)]
-    pub(super) fn entries(&self, at: u16, count: u16) -> (&[u16], &[Descriptor]) {
+    pub(super) fn offers(&self, at: u16, count: u16) -> &[Offer] {
         let position = at.wrapping_sub(self.base);
         let count = self.len.saturating_sub(position).min(count);
         let range = usize::from(position)..usize::from(position).wrapping_add(count.into());
-        match (self.heads.get(range.clone()), self.first.get(range)) {
-            (Some(heads), Some(first)) => (heads, first),
-            _ => (&[], &[]),
-        }
+        self.offers.get(range).unwrap_or_default()
     }
 
-    /// The head at index `at` and its first descriptor, if copied. The descriptor means nothing when
-    /// the head is beyond the table.
+    /// The offer at index `at`, if copied.
     #[inline(always)]
-    pub(super) fn entry(&self, at: u16) -> Option<(u16, Descriptor)> {
-        let (heads, first) = self.entries(at, 1);
-        Some((*heads.first()?, *first.first()?))
+    pub(super) fn offer(&self, at: u16) -> Option<Offer> {
+        self.offers(at, 1).first().copied()
     }
 }

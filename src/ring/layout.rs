@@ -173,8 +173,9 @@ impl Descriptor {
     /// Whether it is writable, ends its chain and names no table.
     #[inline]
     pub(super) fn is_plain_write(self) -> bool {
-        let flags = u64::from(DESC_F_WRITE | DESC_F_NEXT | DESC_F_INDIRECT) << 32;
-        self.0[1] & flags == u64::from(DESC_F_WRITE) << 32
+        let [.., f0, f1, _, _] = self.0[1].to_le_bytes();
+        let flags = u16::from_le_bytes([f0, f1]);
+        flags & (DESC_F_WRITE | DESC_F_NEXT | DESC_F_INDIRECT) == DESC_F_WRITE
     }
 
     #[inline]

@@ -14,11 +14,13 @@
 //!   those gathered before it go back empty with it, because the chains of a frame must follow each
 //!   other in the used ring, and the frame starts again behind it.
 
+use std::iter::Zip;
+use std::slice;
 use std::sync::Arc;
 
 use crate::memory::{Extent, GuestMemory, Near, RegionHint};
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Offer};
 use super::chain::{Arena, ChainFault, Halt, Range, Walk, Walked};
 use super::layout::{Descriptor, Layout, RingError, Rings, used_element};
 use super::notify::Notifier;
@@ -247,15 +249,14 @@ impl RxRing {
         if offered != 0 {
             self.ahead.cover(&self.rings, popped, offered);
         }
-        let (heads, firsts) = self.ahead.entries(popped, offered.min(allowed));
+        let offers = self.ahead.offers(popped, offered.min(allowed));
         let in_flight = usize::from(self.cursor.in_flight());
+        // In flight are at most `size`: Cursor::judge.
+        let staged = self.staged.get_mut(in_flight..).unwrap_or_default();
         Run {
             size: self.rings.size(),
             near: self.rings.memory().near(self.hint),
-            heads,
-            firsts,
-            // In flight are at most `size`: Cursor::judge.
-            staged: self.staged.get_mut(in_flight..).unwrap_or_default(),
+            offers: offers.iter().zip(staged),
             taken: 0,
             popped: &mut self.cursor.popped,
             allowance: &mut self.allowance,
@@ -283,7 +284,7 @@ impl RxRing {
             }
             let offered = self.avail.wrapping_sub(self.cursor.popped);
             self.ahead.cover(&self.rings, self.cursor.popped, offered);
-            let Some((head, first)) = self.ahead.entry(self.cursor.popped) else {
+            let Some(Offer { head, first }) = self.ahead.offer(self.cursor.popped) else {
                 return Err(self.give_up(&attempt, slots, bytes, ReserveError::NoBuffers));
             };
             let wanted = bytes.wrapping_sub(attempt.bytes); // attempt.bytes < bytes
@@ -447,10 +448,9 @@ impl RxRing {
 pub struct Run<'a> {
     size: u16,
     near: Near<'a>,
-    heads: &'a [u16],
-    firsts: &'a [Descriptor],
-    staged: &'a mut [[u8; 8]],
-    /// How many of each are used up.
+    /// Each with its place among the used elements.
+    offers: Zip<slice::Iter<'a, Offer>, slice::IterMut<'a, [u8; 8]>>,
+    /// How many were consumed.
     taken: u16,
     popped: &'a mut u16,
     allowance: &'a mut u32,
@@ -459,12 +459,10 @@ pub struct Run<'a> {
 
 impl Run<'_> {
     /// Room for `bytes` bytes, vnet header included, in the next chain. None when anything is out of the ordinary, and
-    /// when there is no chain: then nothing was consumed, and [`RxRing::reserve`] knows what to do.
+    /// when there is no chain: then nothing was consumed, the run is over, and [`RxRing::reserve`] knows what to do.
     #[inline(always)]
     pub fn take(&mut self, bytes: u32) -> Option<Reserved> {
-        let at = usize::from(self.taken);
-        let (head, only) = (*self.heads.get(at)?, *self.firsts.get(at)?);
-        let element = self.staged.get_mut(at)?;
+        let (&Offer { head, first: only }, element) = self.offers.next()?;
         if head >= self.size || !only.is_plain_write() || only.len() < bytes || bytes == 0 {
             return None;
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::memory::{GuestMemory, RegionHint};
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Offer};
 use super::chain::{Chain, ChainBurst, ChainFault, Halt, Walk, Walked};
 use super::layout::{Descriptor, Layout, RingError, Rings, used_element};
 use super::notify::Notifier;
@@ -91,7 +91,7 @@ impl TxRing {
             if self.cursor.popped == until || budget.spent() {
                 break;
             }
-            let Some((head, first)) = self.ahead.entry(self.cursor.popped) else {
+            let Some(Offer { head, first }) = self.ahead.offer(self.cursor.popped) else {
                 break; // the rest was not copied ahead: next time
             };
             let Some((chain, descriptors)) = self.collect_any(head, first, burst) else {
@@ -111,13 +111,12 @@ impl TxRing {
         let size = self.rings.size();
         let near = self.rings.memory().near(self.hint);
         let affordable = u16::try_from(budget.descriptors).unwrap_or(u16::MAX);
-        let (heads, firsts) = self
-            .ahead
-            .entries(self.cursor.popped, count.min(affordable));
+        let offers = self.ahead.offers(self.cursor.popped, count.min(affordable));
         let (room, filled) = burst.room();
         let mut bytes = budget.bytes;
         let mut taken = 0u16;
-        for ((&head, &only), chain) in heads.iter().zip(firsts).zip(room) {
+        for (offer, chain) in offers.iter().zip(room) {
+            let Offer { head, first: only } = *offer;
             let len = only.len();
             let is_sound = head < size && only.is_plain_read();
             if bytes == 0 || !is_sound || len.wrapping_sub(1) >= MAX_CHAIN_BYTES {

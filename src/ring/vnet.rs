@@ -88,6 +88,12 @@ impl VnetHeader {
         }
     }
 
+    /// Whether it asks for anything: a checksum, or a cut.
+    #[inline]
+    pub const fn asks(&self) -> bool {
+        self.gso_type != GSO_NONE || self.flags & NEEDS_CSUM != 0
+    }
+
     /// The wire form. A receiver with the 10-byte header is given the first [`LEGACY_LEN`] bytes.
     pub const fn encode(&self) -> [u8; LEN] {
         let [h0, h1] = self.hdr_len.to_le_bytes();

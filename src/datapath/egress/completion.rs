@@ -1,7 +1,8 @@
 //! Frames that a receiver cannot take as they are: a checksum completed, a giant cut, on a private linear copy.
 
+use super::Egress;
+use super::copy::Pending;
 use super::writer::{TagEdit, Writer};
-use super::{Egress, Pending};
 use crate::counters::DropReason;
 use crate::datapath::offload::{Checksum, Segment, Segmenter, complete_checksum};
 use crate::datapath::slots::{Slots, Source};

@@ -14,103 +14,29 @@
 //! - *Offloads* that the receiver did not negotiate are completed on a private linear copy.
 
 mod completion;
+mod copy;
+mod reserve;
 mod writer;
 
 use std::hash::{BuildHasher, RandomState};
 
 use super::fanout::Frames;
 use super::generation::Ports;
-use super::offload::{Delivery, Offload};
-use super::slot::{FRAME_MAX, FRAME_MIN, Slot, bytes_of};
+use super::slot::FRAME_MAX;
 use super::slots::{Slots, Source};
 use crate::counters::{DropReason, MAX_PORTS, PortId, Tally};
 use crate::fabric::Fabric;
-use crate::memory::{Extent, GuestMemory, Near, RegionHint};
 use crate::port::lanes::{Fault, Lanes, MAX_PAIRS, RxLane};
-use crate::ring::vnet::VnetHeader;
-use crate::ring::{BURST, ReserveError, Reserved, Slots as Places};
-use writer::{TagEdit, Writer};
-
-/// A frame for which chains are reserved, to be copied when all are.
-#[derive(Clone, Copy, Debug)]
-struct Pending {
-    slot: u8,
-    reserved: Reserved,
-    edit: TagEdit,
-    /// Already written: it was completed in software.
-    written: bool,
-}
-
-impl Pending {
-    const NONE: Self = Self {
-        slot: 0,
-        reserved: Reserved::NONE,
-        edit: TagEdit::Keep,
-        written: true,
-    };
-}
-
-/// The pending frames of one visit, each frame of the burst once at most.
-struct PendingList {
-    list: Box<[Pending; BURST]>,
-    len: usize,
-}
-
-impl PendingList {
-    fn new() -> Self {
-        Self {
-            list: Box::new([Pending::NONE; BURST]),
-            len: 0,
-        }
-    }
-
-    fn clear(&mut self) {
-        self.len = 0;
-    }
-
-    fn push(&mut self, pending: Pending) {
-        if let Some(last) = self.list.get_mut(self.len) {
-            *last = pending;
-            self.len = self.len.wrapping_add(1); // at most BURST
-        }
-    }
-
-    /// Room for more, to be [`filled`](Self::filled) from its beginning.
-    #[inline(always)]
-    fn room(&mut self) -> &mut [Pending] {
-        self.list.get_mut(self.len..).unwrap_or_default()
-    }
-
-    #[inline(always)]
-    fn filled(&mut self, count: usize) {
-        self.len = self.len.saturating_add(count).min(BURST);
-    }
-
-    #[inline(always)]
-    fn all(&self) -> &[Pending] {
-        self.list.get(..self.len).unwrap_or_default()
-    }
-
-    #[inline(always)]
-    fn all_mut(&mut self) -> &mut [Pending] {
-        self.list.get_mut(..self.len).unwrap_or_default()
-    }
-}
-
-/// Which frames a receiver gets as they are, behind a header of zeros.
-#[derive(Clone, Copy)]
-struct Plain {
-    header_len: usize,
-    /// Bytes, at most.
-    longest: u32,
-    /// None of these.
-    not: Frames,
-}
+use crate::ring::{BURST, Slots as Places};
+use copy::PendingList;
 
 /// Scratch of one worker for the way out.
 pub(crate) struct Egress {
     places: Places,
     pending: PendingList,
+    /// Frames for which there is room in the present visit, and their bytes.
+    placed: Frames,
+    placed_bytes: u64,
     linear: Vec<u8>,
     tally: Tally,
     /// Receive rings that were written to in this burst, each once.
@@ -132,6 +58,8 @@ impl Egress {
         Self {
             places: Places::new(),
             pending: PendingList::new(),
+            placed: Frames::default(),
+            placed_bytes: 0,
             linear: vec![0; FRAME_MAX as usize],
             tally: Tally::new(),
             unpublished: Vec::with_capacity(MAX_PORTS * usize::from(MAX_PAIRS)),
@@ -189,20 +117,21 @@ impl Egress {
         fabric: &Fabric,
     ) {
         let count = receiving.count_ones().max(1);
+        let mut shares = [Frames::default(); MAX_PAIRS as usize];
+        for index in list {
+            let hash = slots
+                .get(index)
+                .map_or(0, |slot| slot.hash_flow(self.flow_seed));
+            if let Some(share) = shares.get_mut((hash % count) as usize) {
+                share.insert(index);
+            }
+        }
         let mut left = receiving;
-        for turn in 0..count {
+        for share in shares {
             let pair = u16::try_from(left.trailing_zeros()).unwrap_or(u16::MAX);
             left &= left.wrapping_sub(1);
-            let mut mine = Frames::default();
-            for index in list {
-                if let Some(slot) = slots.get_mut(index)
-                    && slot.hash_flow(self.flow_seed) % count == turn
-                {
-                    mine.insert(index);
-                }
-            }
-            if !mine.is_empty() {
-                self.visit(source, slots, mine, to, pair, fabric);
+            if !share.is_empty() {
+                self.visit(source, slots, share, to, pair, fabric);
             }
         }
     }
@@ -280,223 +209,6 @@ impl Egress {
         }
     }
 
-    /// First pass: chains for every frame. What needs completion in software is cut and written at once, in its turn.
-    #[inline(never)]
-    fn reserve(
-        &mut self,
-        source: Source<'_>,
-        slots: &mut Slots,
-        list: Frames,
-        lane: &mut RxLane,
-        to: &Lanes,
-        fabric: &Fabric,
-    ) {
-        self.places.clear();
-        self.pending.clear();
-        let mtu = to.mtu();
-        let plain = Plain {
-            header_len: lane.header_len,
-            longest: mtu.map_or(u32::MAX, |mtu| u32::from(mtu).saturating_add(FRAME_MIN)),
-            // Tags come and go on a trunk.
-            not: if fabric.is_trunk(to.id()) {
-                list
-            } else {
-                slots.special()
-            },
-        };
-        let mut bytes = 0u64;
-        let mut left = list;
-        loop {
-            let placed = self.reserve_plain(slots, &mut left, lane, plain);
-            bytes = bytes.wrapping_add(placed); // at most BURST times FRAME_MAX
-            if placed != 0 && !left.is_empty() {
-                continue;
-            }
-            let Some(index) = left.next() else { break };
-            let len = slots.get(index).map_or(0, |slot| slot.len);
-            bytes = bytes.wrapping_add(len.into()); // as above
-            if let Err(reason) = self.reserve_any(source, slots, index, lane, to, fabric) {
-                self.tally.lose(reason);
-                slots.refuse(index, reason);
-            }
-        }
-        let frames = list.count();
-        self.tally.enter_all(frames, bytes);
-        self.copies = self.copies.saturating_add(frames);
-        self.copied_bytes = self.copied_bytes.saturating_add(bytes);
-    }
-
-    /// Chains for frames that need nothing, one buffer each, up to the first of `left` that is otherwise. Returns their
-    /// bytes.
-    #[inline(always)]
-    fn reserve_plain(
-        &mut self,
-        slots: &mut Slots,
-        left: &mut Frames,
-        lane: &mut RxLane,
-        plain: Plain,
-    ) -> u64 {
-        let mut run = lane.ring.run();
-        let mut bytes = 0u64;
-        let mut placed = 0usize;
-        for pending in self.pending.room() {
-            let Some(index) = left.peek() else { break };
-            let Some(slot) = slots.get_mut(index) else {
-                break;
-            };
-            if plain.not.contains(index) || slot.len > plain.longest {
-                break;
-            }
-            let want = slot.len.wrapping_add(bytes_of(plain.header_len)); // at most FRAME_MAX and 12
-            let Some(reserved) = run.take(want) else {
-                break;
-            };
-            slot.set_plain_header(plain.header_len);
-            *pending = Pending {
-                slot: index,
-                reserved,
-                edit: TagEdit::Keep,
-                written: false,
-            };
-            bytes = bytes.wrapping_add(slot.len.into()); // at most BURST times FRAME_MAX
-            placed = placed.wrapping_add(1); // at most BURST
-            left.next();
-        }
-        drop(run);
-        self.pending.filled(placed);
-        bytes
-    }
-
-    /// Chains for any frame.
-    #[inline(never)]
-    fn reserve_any(
-        &mut self,
-        source: Source<'_>,
-        slots: &mut Slots,
-        index: u8,
-        lane: &mut RxLane,
-        to: &Lanes,
-        fabric: &Fabric,
-    ) -> Result<(), DropReason> {
-        let slot = slots.get_mut(index).ok_or(DropReason::ReceiverFault)?;
-        if slot.exceeds(to.mtu()) {
-            return Err(DropReason::OverMtu);
-        }
-        let edit = TagEdit::of(slot, fabric.egress_tag(to.id(), slot.vid));
-        let len = edit.grown(slot.len);
-        match slot.offload {
-            Offload::None => self.whole(source, slots, index, len, edit, lane, None),
-            offload => self.offloaded(source, slots, index, len, edit, lane, offload),
-        }
-    }
-
-    /// Chains for a frame that the receiver gets as the sender wrote it, behind `header`: none when it needs nothing.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the whole context of one frame on its way out"
-    )]
-    fn whole(
-        &mut self,
-        source: Source<'_>,
-        slots: &mut Slots,
-        index: u8,
-        len: u32,
-        edit: TagEdit,
-        lane: &mut RxLane,
-        header: Option<VnetHeader>,
-    ) -> Result<(), DropReason> {
-        let reserved = self.room(source, slots, lane, len)?;
-        if let Some(slot) = slots.get_mut(index) {
-            let header = header.unwrap_or(VnetHeader::PLAIN);
-            let header = header.with_buffers(reserved.buffers).encode();
-            slot.set_header(&header, lane.header_len);
-        }
-        self.pending.push(Pending {
-            slot: index,
-            reserved,
-            edit,
-            written: false,
-        });
-        Ok(())
-    }
-
-    /// A frame that needs something still, which the receiver may or may not do by itself.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the whole context of one frame on its way out"
-    )]
-    #[inline(never)]
-    fn offloaded(
-        &mut self,
-        source: Source<'_>,
-        slots: &mut Slots,
-        index: u8,
-        len: u32,
-        edit: TagEdit,
-        lane: &mut RxLane,
-        offload: Offload,
-    ) -> Result<(), DropReason> {
-        match offload.delivery(lane.features, edit.shift()) {
-            Delivery::AsIs(header) => {
-                self.whole(source, slots, index, len, edit, lane, Some(header))
-            }
-            Delivery::Complete(plan) => self.complete(source, slots, index, edit, lane, plan),
-            Delivery::Segments { segment, partial } => {
-                self.cut(source, slots, index, edit, lane, segment, partial)
-            }
-        }
-    }
-
-    /// Chains for one frame of `len` bytes. When the notes are full, what is noted is written first.
-    fn room(
-        &mut self,
-        source: Source<'_>,
-        slots: &mut Slots,
-        lane: &mut RxLane,
-        len: u32,
-    ) -> Result<Reserved, DropReason> {
-        let want = len.saturating_add(bytes_of(lane.header_len));
-        match lane.ring.reserve(want, &mut self.places) {
-            Err(ReserveError::SlotsFull) => self.room_again(source, slots, lane, want),
-            other => other.map_err(reason_of),
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn room_again(
-        &mut self,
-        source: Source<'_>,
-        slots: &mut Slots,
-        lane: &mut RxLane,
-        want: u32,
-    ) -> Result<Reserved, DropReason> {
-        self.copy(source, slots, lane);
-        self.places.clear();
-        lane.ring.reserve(want, &mut self.places).map_err(reason_of)
-    }
-
-    /// Second pass: headers, snapshots, and the rest from guest to guest.
-    #[inline(never)]
-    fn copy(&mut self, source: Source<'_>, slots: &Slots, lane: &RxLane) {
-        let memory = lane.ring.memory();
-        let first = self.pending.all().first();
-        let first = first.and_then(|pending| pending.reserved.whole());
-        let near = memory.near(first.map_or_else(RegionHint::default, Extent::hint));
-        for pending in self.pending.all_mut() {
-            if std::mem::replace(&mut pending.written, true) {
-                continue;
-            }
-            let Some(slot) = slots.get(pending.slot) else {
-                continue;
-            };
-            if !copy_plain(source, slot, pending, near, lane) {
-                let places = self.places.extents(&pending.reserved);
-                copy_any(source, slot, pending, places, lane);
-            }
-        }
-    }
-
     /// Keeps what was written, or abandons the visit when the memory of either side failed.
     fn conclude(
         &mut self,
@@ -515,20 +227,14 @@ impl Egress {
         };
         if let Some(reason) = reason {
             lane.ring.abandon();
-            for pending in self.pending.all() {
+            for index in self.placed {
                 self.tally.lose(reason);
-                slots.refuse(pending.slot, reason);
+                slots.refuse(index, reason);
             }
             return false;
         }
-        let (mut placed, mut bytes) = (Frames::default(), 0u64);
-        for pending in self.pending.all() {
-            placed.insert(pending.slot);
-            let len = slots.get(pending.slot).map_or(0, |slot| slot.len);
-            bytes = bytes.wrapping_add(len.into()); // as in `reserve`
-        }
-        slots.delivered(placed);
-        self.tally.pass_all(placed.count(), bytes);
+        slots.delivered(self.placed);
+        self.tally.pass_all(self.placed.count(), self.placed_bytes);
         true
     }
 
@@ -538,68 +244,6 @@ impl Egress {
                 .enter(slots.get(index).map_or(0, |slot| slot.len));
             self.tally.lose(reason);
             slots.refuse(index, reason);
-        }
-    }
-}
-
-/// The common case: one buffer takes the frame, and what is behind the snapshot, if anything, lies in one piece. False,
-/// and nothing was copied, when anything is otherwise.
-#[inline(always)]
-fn copy_plain(
-    source: Source<'_>,
-    slot: &Slot,
-    pending: &Pending,
-    near: Near<'_>,
-    lane: &RxLane,
-) -> bool {
-    let Some(place) = pending.reserved.whole() else {
-        return false;
-    };
-    if pending.edit != TagEdit::Keep {
-        return false;
-    }
-    let head = slot.framed(lane.header_len);
-    let tail_len = slot.tail_len();
-    if tail_len == 0 {
-        near.write(place, head);
-        return true;
-    }
-    let (Some(from), Some(chain)) = (source.memory, source.chain(pending.slot)) else {
-        return false;
-    };
-    let Some(tail) = slot.tail().in_one(source.chains.extents(chain), tail_len) else {
-        return false;
-    };
-    let head_len = bytes_of(head.len());
-    near.write(place.take(head_len), head);
-    GuestMemory::copy((from, tail), (lane.ring.memory(), place.skip(head_len)));
-    true
-}
-
-/// Any frame, in any pieces, into any pieces.
-#[inline(never)]
-fn copy_any(source: Source<'_>, slot: &Slot, pending: &Pending, places: &[Extent], lane: &RxLane) {
-    let mut writer = Writer::new(lane.ring.memory(), places);
-    if pending.edit == TagEdit::Keep {
-        writer.put(slot.framed(lane.header_len));
-    } else {
-        writer.put(slot.header(lane.header_len));
-        pending.edit.write(&mut writer, slot.snapshot());
-    }
-    let tail_len = slot.tail_len();
-    if tail_len > 0
-        && let Some(from) = source.memory
-    {
-        writer.put_from(from, slot.tail(), source.extents(pending.slot), tail_len);
-    }
-}
-
-/// What the receiver's ring had against a frame.
-const fn reason_of(error: ReserveError) -> DropReason {
-    match error {
-        ReserveError::NoBuffers => DropReason::ReceiverFull,
-        ReserveError::TooSmall | ReserveError::TooManyPieces | ReserveError::SlotsFull => {
-            DropReason::ReceiverTooSmall
         }
     }
 }

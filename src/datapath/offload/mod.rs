@@ -169,6 +169,12 @@ impl Sender {
     pub const fn has_offloads(self) -> bool {
         self.features & features::VIRTIO_NET_F_CSUM != 0
     }
+
+    /// The longest frame that is not to be cut, in bytes. Its tags are the fabric's business; here a tag only lengthens it.
+    #[inline]
+    pub const fn longest(self) -> u32 {
+        ETHERNET + VLAN_TAG + self.mtu as u32
+    }
 }
 
 /// A checksum to be completed. Made by [`Offload::judge`] only.
@@ -236,32 +242,16 @@ impl Offload {
         sender: Sender,
         headers: impl FnOnce() -> Result<Option<Headers>, DropReason>,
     ) -> Result<Self, DropReason> {
-        match Self::judge_plain(header, total_len, sender) {
-            Some(judged) => judged.map(|()| Self::None),
-            None => Self::judge_asked(*header, total_len, sender, headers),
+        if header.asks() && sender.has_offloads() {
+            Self::judge_asked(*header, total_len, sender, headers)
+        } else {
+            Self::judge_length(total_len, sender).map(|()| Self::None)
         }
     }
 
-    /// The judgement of a frame whose header asks for nothing, as that of most does: only its length matters.
-    /// `None` when it asks for something.
-    #[inline(always)]
-    pub fn judge_plain(
-        header: &VnetHeader,
-        total_len: u32,
-        sender: Sender,
-    ) -> Option<Result<(), DropReason>> {
-        let asks = header.gso_type != vnet::GSO_NONE || header.flags & vnet::NEEDS_CSUM != 0;
-        if asks && sender.has_offloads() {
-            return None;
-        }
-        Some(Self::judge_length(total_len, sender))
-    }
-
-    /// A frame that is not to be cut must fit the sender's MTU. Its tags are the fabric's business; here a tag only
-    /// lengthens it.
     #[inline(always)]
     fn judge_length(total_len: u32, sender: Sender) -> Result<(), DropReason> {
-        if total_len > ETHERNET + VLAN_TAG + u32::from(sender.mtu) {
+        if total_len > sender.longest() {
             return Err(DropReason::Oversize);
         }
         Ok(())
