@@ -109,6 +109,7 @@ impl Policy {
                 .zip(0..)
                 .map(|(port, index)| match (port, PortId::new(index)) {
                     (Some(port), Some(id)) => {
+                        state.know(id);
                         let default = spec.default_deny.then_some(&nothing);
                         Bound::new(id, port, default, &mut compiler).map(Some)
                     }

@@ -1,7 +1,7 @@
 //! What the gate remembers of each port while policies come and go.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::guard::GuardState;
 use super::meter::Bucket;
@@ -34,7 +34,8 @@ pub(super) struct PortState {
 /// workers.
 #[derive(Debug)]
 pub struct State {
-    ports: Box<[PortState]>,
+    /// Made when a policy first names a port; in place of what it was, since workers may look at it.
+    ports: Box<[OnceLock<Box<PortState>>]>,
     tracker: Arc<Tracker>,
     /// Connections that a change of policy has ended.
     ended: AtomicU64,
@@ -44,7 +45,7 @@ impl State {
     /// Nothing is known yet of the ports below `ports`.
     pub fn new(tracking: &TrackingSpec, ports: usize) -> Arc<Self> {
         Arc::new(Self {
-            ports: (0..MAX_PORTS).map(|_| PortState::default()).collect(),
+            ports: (0..MAX_PORTS).map(|_| OnceLock::new()).collect(),
             tracker: Arc::new(Tracker::new(tracking, ports)),
             ended: AtomicU64::new(0),
         })
@@ -58,11 +59,20 @@ impl State {
     }
 
     pub(super) fn port(&self, port: PortId) -> Option<&PortState> {
-        self.ports.get(port.index())
+        self.ports.get(port.index())?.get().map(Box::as_ref)
+    }
+
+    /// Sees to it that there is something to remember of a port.
+    pub(super) fn know(&self, port: PortId) {
+        if let Some(place) = self.ports.get(port.index()) {
+            place.get_or_init(Box::default);
+        }
     }
 
     pub(super) fn guards(&self) -> impl Iterator<Item = &GuardState> + Clone {
-        self.ports.iter().map(|port| &port.guard)
+        self.ports
+            .iter()
+            .filter_map(|port| port.get().map(|port| &port.guard))
     }
 
     /// The connections.
