@@ -303,3 +303,187 @@ fn has_odd_tag(frame: &Frame<'_>) -> bool {
 fn halves(address: u128) -> [u64; 2] {
     [(address >> 64) as u64, address as u64]
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::Dice;
+    use super::*;
+
+    /// What must be the same of two digests.
+    fn parts(digest: &Digest) -> (Subject, [u16; 2], [bool; 2]) {
+        (
+            digest.subject,
+            [digest.transport, digest.end],
+            [digest.is_control, digest.runs_on],
+        )
+    }
+
+    /// Both ways over the same frame, with no byte behind the snapshot that could be read.
+    fn agree(bytes: &[u8], snapshot: usize, total: u32, vid: u16) -> Result<(), TestCaseError> {
+        let exactly = bytes.get(..snapshot).unwrap_or(bytes).to_vec();
+        if let Ok(frame) = Frame::parse(&exactly, total) {
+            let (fast, slow) = (Digest::of(&frame, vid), Digest::slowly(&frame, vid));
+            prop_assert_eq!(parts(&fast), parts(&slow), "{} of {:x?}", total, exactly);
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_fast_way_reads_what_the_slow_one_reads(seed: u64, vid: u16, total: u32) {
+            let mut dice = Dice::seeded(seed);
+            let bytes = dice.frame();
+            let len = bytes.len() as u32;
+            for snapshot in 14..=bytes.len() {
+                agree(&bytes, snapshot, len, vid)?;
+            }
+            agree(&bytes, bytes.len(), total, vid)?;
+            agree(&bytes, bytes.len(), len + total % 1600, vid)?;
+        }
+
+        /// Long ones, as they come before segmentation, and lengths that lie.
+        #[test]
+        fn of_long_packets_too(seed: u64, announced: u16, total in 14u32..=66_000) {
+            let mut dice = Dice::seeded(seed);
+            let mut bytes = dice.frame();
+            let at = if bytes.get(12..14) == Some(&[8, 0]) { 16 } else { 18 };
+            if let Some(length) = bytes.get_mut(at..at + 2) {
+                length.copy_from_slice(&announced.to_be_bytes());
+            }
+            agree(&bytes, bytes.len(), total, 1)?;
+        }
+
+        #[test]
+        fn of_any_bytes_too(bytes in proptest::collection::vec(any::<u8>(), 0..160), total: u32) {
+            agree(&bytes, bytes.len(), total, 1)?;
+        }
+    }
+
+    fn frame(ethertype: u16, packet: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0x52, 0x54, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 2];
+        frame.extend(ethertype.to_be_bytes());
+        frame.extend(packet);
+        frame
+    }
+
+    fn v4(number: u8, options: usize, payload: &[u8]) -> Vec<u8> {
+        let len = 20 + options * 4 + payload.len();
+        let mut packet = vec![
+            0x45 + options as u8,
+            0,
+            0,
+            len as u8,
+            0,
+            7,
+            0x40,
+            0,
+            64,
+            number,
+        ];
+        packet.extend([0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        packet.extend(vec![1; options * 4]);
+        packet.extend(payload);
+        frame(ethertype::IPV4, &packet)
+    }
+
+    fn v6(number: u8, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x60, 0, 0, 0, 0, payload.len() as u8, number, 64];
+        packet.extend([0xfd; 16]);
+        packet.extend([0xfe; 16]);
+        packet.extend(payload);
+        frame(ethertype::IPV6, &packet)
+    }
+
+    const SEGMENT: [u8; 20] = [
+        0x12, 0x34, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x12, 1, 0, 0, 0, 0, 0,
+    ];
+
+    fn is_plain(bytes: &[u8]) -> bool {
+        let frame = Frame::parse(bytes, bytes.len() as u32).unwrap();
+        let plain = match frame.ethertype() {
+            ethertype::IPV4 => plain_ipv4(&frame, 1),
+            _ => plain_ipv6(&frame, 1),
+        };
+        plain.is_some()
+    }
+
+    /// The fast way is the way of plain data, and of nothing else.
+    #[test]
+    fn plain_data_goes_the_fast_way() {
+        let echo = |kind| [kind, 0, 0, 0, 0, 1, 0, 1];
+        let datagram = |dst: u8| [0x12, 0x34, 0, dst, 0, 8, 0, 0];
+        for options in 0..=10 {
+            assert!(is_plain(&v4(6, options, &SEGMENT)), "{options}");
+        }
+        assert!(is_plain(&v4(17, 0, &datagram(53))));
+        assert!(is_plain(&v4(1, 0, &echo(8))) && is_plain(&v4(1, 0, &echo(0))));
+        assert!(is_plain(&v6(6, &SEGMENT)) && is_plain(&v6(17, &datagram(53))));
+        assert!(is_plain(&v6(58, &echo(128))) && is_plain(&v6(58, &echo(129))));
+        let others = [
+            v4(17, 0, &datagram(67)),
+            v4(17, 0, &datagram(68)),
+            v4(1, 0, &echo(3)),
+            v4(58, 0, &echo(128)),
+            v4(6, 0, &SEGMENT[..19]),
+            v4(47, 0, &SEGMENT),
+            v6(58, &echo(135)),
+            v6(1, &echo(8)),
+            v6(60, &[6, 0, 1, 4, 0, 0, 0, 0]),
+            v6(17, &[2, 34, 0, 80, 0, 8, 0, 0]),
+        ];
+        for other in &others {
+            assert!(!is_plain(other), "{other:x?}");
+            let frame = Frame::parse(other, other.len() as u32).unwrap();
+            assert!(Digest::of(&frame, 1).is_control);
+        }
+    }
+
+    #[test]
+    fn a_subject_holds_what_the_frame_says() {
+        let bytes = v4(6, 1, &SEGMENT);
+        let digest = Digest::of(&Frame::parse(&bytes, 58).unwrap(), 10);
+        let subject = digest.subject;
+        assert_eq!(
+            (subject.ethertype(), subject.vid(), subject.protocol()),
+            (0x0800, 10, 6)
+        );
+        assert_eq!(
+            (subject.src_port(), subject.dst_port(), subject.flags()),
+            (0x1234, 80, 0x12)
+        );
+        assert_eq!(subject.src_ip(), Some("10.0.0.1".parse().unwrap()));
+        assert_eq!(subject.dst_ip(), Some("10.0.0.2".parse().unwrap()));
+        assert_eq!(subject.src_mac().to_string(), "52:54:00:00:00:02");
+        assert_eq!((digest.transport, digest.end), (38, 58));
+        assert_eq!((digest.is_control, digest.runs_on), (false, false));
+    }
+
+    /// Of a later fragment over IPv6 the fragment header tells the protocol, and of a header that is cut short the one before it.
+    #[test]
+    fn the_protocol_is_known_where_it_is_named() {
+        let of = |bytes: &[u8]| {
+            let digest = Digest::of(&Frame::parse(bytes, bytes.len() as u32).unwrap(), 1);
+            assert!(digest.is_control);
+            let subject = digest.subject;
+            (subject.depth(), subject.protocol(), subject.piece())
+        };
+        let part = |next, offset| [&[next, 0, 0, offset, 0, 0, 0, 7], &SEGMENT[..]].concat();
+        assert_eq!(of(&v6(44, &part(6, 8))), (Depth::Protocol, 6, Piece::Later));
+        assert_eq!(
+            of(&v6(44, &part(59, 8))),
+            (Depth::Protocol, 59, Piece::Later)
+        );
+        assert_eq!(of(&v6(44, &part(60, 8))), (Depth::Nothing, 0, Piece::Later));
+        assert_eq!(of(&v6(44, &part(6, 1))), (Depth::Ports, 6, Piece::First));
+        assert_eq!(
+            of(&v6(6, &SEGMENT[..8])),
+            (Depth::Protocol, 6, Piece::Whole)
+        );
+        assert_eq!(of(&v6(253, &SEGMENT)), (Depth::Nothing, 0, Piece::Whole));
+        assert_eq!(of(&v4(253, 0, &SEGMENT)), (Depth::Ports, 253, Piece::Whole));
+    }
+}

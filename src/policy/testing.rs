@@ -63,9 +63,9 @@ impl<'a> Dice<'a> {
         of[usize::from(self.byte()) % of.len()]
     }
 
-    /// Up to `most` of what is drawn, seldom more than two; none every other time.
+    /// Up to `most` of what is drawn, seldom more than two; none two times of three.
     fn some<T>(&mut self, most: u8, mut draw: impl FnMut(&mut Self) -> T) -> Vec<T> {
-        if !self.once_in(2) {
+        if !self.once_in(3) {
             return Vec::new();
         }
         let count = if self.once_in(4) {
@@ -98,7 +98,7 @@ impl<'a> Dice<'a> {
         self.one(&[1, 2, 10, 11, 100, 4094])
     }
 
-    fn mac(&mut self) -> Mac {
+    pub(super) fn mac(&mut self) -> Mac {
         Mac::from_bits(self.one(&[
             0x5254_0000_0001,
             0x5254_0000_0002,
@@ -107,20 +107,20 @@ impl<'a> Dice<'a> {
         ]))
     }
 
-    fn ipv4(&mut self) -> Ipv4Addr {
+    pub(super) fn ipv4(&mut self) -> Ipv4Addr {
         let net = self.one(&[[10, 0, 0], [10, 0, 1], [10, 1, 0], [192, 168, 7], [0, 0, 0]]);
         let [a, b, c] = net;
         Ipv4Addr::new(a, b, c, self.one(&[0, 1, 2, 3, 128, 255]))
     }
 
-    fn ipv6(&mut self) -> Ipv6Addr {
+    pub(super) fn ipv6(&mut self) -> Ipv6Addr {
         let net: u16 = self.one(&[0xfd00, 0xfd01, 0xfe80, 0]);
         let subnet = self.one(&[0u16, 1, 0x100]);
         Ipv6Addr::new(net, 0, 0, subnet, 0, 0, 0, self.one(&[0, 1, 2, 0x8000]))
     }
 
     /// A port of TCP or UDP.
-    fn number(&mut self) -> u16 {
+    pub(super) fn number(&mut self) -> u16 {
         self.one(&[
             0, 1, 22, 53, 67, 68, 80, 443, 546, 1023, 1024, 2048, 8000, 8080, 8081, 0x8000, 65535,
         ])

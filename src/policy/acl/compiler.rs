@@ -37,6 +37,12 @@ impl Compiler {
         }
     }
 
+    /// Leaves room for that many triples only.
+    #[cfg(test)]
+    pub(super) fn shrink(&mut self, left: usize) {
+        self.left = left;
+    }
+
     /// The id of the list's first rule; the others follow it. Numbered when first seen.
     pub fn number(&mut self, list: &Arc<[Rule]>) -> RuleId {
         if list.is_empty() {

@@ -62,7 +62,7 @@ use space::{NONE, Space};
 
 /// The most combinations of conditions that the lists of one policy may come to, each class of peers counted: some
 /// hundred bytes each.
-pub const MAX_TRIPLES: usize = 4_000_000;
+pub const MAX_TRIPLES: usize = 2_000_000;
 
 /// Rules whose alternatives come to too many combinations.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -263,6 +263,13 @@ impl Space {
             .get(view)
             .map_or(0, |(first, end)| (end - first) as usize)
     }
+
+    /// The most entries behind one slot.
+    #[cfg(test)]
+    pub(super) fn longest(&self) -> usize {
+        let buckets = self.entries.split_inclusive(|entry| entry.is_last);
+        buckets.map(<[Entry]>::len).max().unwrap_or(0)
+    }
 }
 
 struct Builder {
