@@ -14,6 +14,7 @@
 mod args;
 mod check;
 mod demo;
+mod import;
 pub mod load;
 mod logging;
 mod run;
@@ -28,6 +29,7 @@ use std::io::{self, Write as _};
 use clap::Parser as _;
 
 use crate::config::ConfigError;
+use crate::config::nwfilter::ImportError;
 use crate::control::AskError;
 use crate::daemon::DaemonError;
 use args::{Arguments, Command};
@@ -41,6 +43,12 @@ pub enum Failure {
     /// The configuration was refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A filter was not converted at all.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// `import --strict`: so many things were left out; each has been named.
+    #[error("{0} left out; each line above says what and why")]
+    LeftOut(usize),
     /// A load came to nothing, or to damage.
     #[error(transparent)]
     Load(#[from] load::LoadError),
@@ -72,7 +80,9 @@ impl Failure {
             Self::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
             Self::Config(_) => 3,
             Self::Log(_) => 2,
-            Self::Load(_)
+            Self::Import(_)
+            | Self::LeftOut(_)
+            | Self::Load(_)
             | Self::Daemon(_)
             | Self::Demo(_)
             | Self::Ask(_)
@@ -123,6 +133,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Command::Run(args) => run::run(&args),
         Command::Check(switch) => check::check(&switch),
         Command::Demo(args) => demo::demo(&args),
+        Command::Import(args) => import::run(&args),
         Command::Load(load) => Ok(load::run(&load)?),
         Command::Status(args) => status::status(&args),
     }

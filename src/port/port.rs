@@ -36,7 +36,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use super::endpoint::{AcceptRate, Accepted, BackOff, Endpoint, admit, dial};
 use super::lanes::{Fault, Lanes};
 use super::plug::Plug;
-use super::socket::{BindError, Listening, Peer};
+use super::socket::{Access, BindError, Listening, Peer};
 use super::status::{Direction, PeerStatus, PortState, PortStatus, RingStatus};
 use crate::clock::Tick;
 use crate::counters::{LogLimiter, PortId, PortSnapshot};
@@ -59,6 +59,8 @@ pub struct PortSetup {
     pub name: String,
     /// Where it meets its front-end.
     pub endpoint: Endpoint,
+    /// Who may open the socket, where we make it.
+    pub access: Access,
     /// The largest payload of a frame, in bytes; None for any.
     pub mtu: Option<u16>,
     /// What it may map.
@@ -190,9 +192,11 @@ impl Port {
     ) -> Result<Self, OpenError> {
         let listening = match &setup.endpoint {
             Endpoint::Listen(path) => {
-                Some(Listening::bind(path).map_err(|source| OpenError::Bind {
-                    name: setup.name.clone(),
-                    source,
+                Some(Listening::bind_for(path, &setup.access).map_err(|source| {
+                    OpenError::Bind {
+                        name: setup.name.clone(),
+                        source,
+                    }
                 })?)
             }
             Endpoint::Connect(_) => None,

@@ -60,6 +60,7 @@ impl Room {
         let setup = PortSetup {
             name,
             endpoint,
+            access: super::socket::Access::default(),
             mtu: None,
             limits: Limits::default(),
         };
