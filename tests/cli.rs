@@ -549,3 +549,37 @@ fn fdb_lists_addresses() {
         "no port is called \"c\"",
     );
 }
+
+/// What is converted goes through `check`; what is not is named, and ends the program only where that was asked for.
+#[test]
+fn a_filter_is_converted_and_what_has_no_equal_is_named() {
+    let room = Room::new();
+    fs::write(
+        room.path("f.xml"),
+        "<filter name='f'>\n<rule action='accept' direction='in'><tcp dstportstart='22'/></rule>\n\
+         <rule action='drop' direction='in'><ip dscp='2'/></rule>\n</filter>\n",
+    )
+    .unwrap();
+    let filter = room.text("f.xml");
+    let lenient = room.run(&["import", "nwfilter", &filter]);
+    assert!(lenient.status.success());
+    let remark = String::from_utf8(lenient.stderr).unwrap();
+    assert_eq!(
+        remark,
+        format!(
+            "{filter}:3: drop in: dscp has no equal here: left out, so that what it drops may pass\n"
+        )
+    );
+    let converted = String::from_utf8(lenient.stdout).unwrap();
+    let directory = room.0.path().display().to_string();
+    fs::write(
+        room.path("f.toml"),
+        converted.replace("/run/portcullis", &directory),
+    )
+    .unwrap();
+    assert!(room.run(&["check", &room.text("f.toml")]).status.success());
+    let strict = room.run(&["import", "nwfilter", &filter, "--strict"]);
+    assert_eq!(strict.status.code(), Some(1));
+    let missing = room.run(&["import", "nwfilter", &room.text("none.xml")]);
+    assert_eq!(missing.status.code(), Some(1));
+}

@@ -1,8 +1,9 @@
 //! The configurations that we ship say what they claim to say.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use portcullis::config::{Overrides, load};
+use portcullis::config::{Overrides, from_text, load};
 use portcullis::fabric::{Mode, VlanMembership};
 
 fn examples() -> PathBuf {
@@ -22,25 +23,103 @@ fn every_example_is_valid() {
     assert!(seen >= 2);
 }
 
-/// A key that is missing from the commented example would be a key that nobody finds.
+/// Every key of every section, as the reader itself tells them to whoever writes an unknown one.
+fn keys() -> BTreeMap<&'static str, Vec<String>> {
+    let wrong = "qqqqqqqqqqqq = 1";
+    let sections = [
+        ("[switch]", format!("[switch]\n{wrong}\n")),
+        ("[fdb]", format!("[fdb]\n{wrong}\n")),
+        ("[conntrack]", format!("[conntrack]\n{wrong}\n")),
+        ("timeouts", format!("[conntrack.timeouts]\n{wrong}\n")),
+        ("[defaults]", format!("[defaults]\n{wrong}\n")),
+        ("limits", format!("[defaults.limits]\n{wrong}\n")),
+        (
+            "[port.NAME]",
+            format!("[port.b]\nsocket = \"/b\"\n{wrong}\n"),
+        ),
+        ("[group.NAME]", format!("[group.g]\n{wrong}\n")),
+        ("[acl.NAME]", format!("[acl.x]\noutbound = []\n{wrong}\n")),
+        (
+            "rule",
+            format!("[acl.x]\noutbound = [{{ allow = \"tcp\", {wrong} }}]\n"),
+        ),
+        ("[set.NAME]", format!("[set.s]\nmembers = []\n{wrong}\n")),
+        ("[[assert]]", format!("[[assert]]\n{wrong}\n")),
+    ];
+    let mut keys = BTreeMap::new();
+    for (name, text) in sections {
+        let text = format!("{text}[port.a]\nsocket = \"/a\"\n");
+        let error = from_text(None, &text, &Overrides::default()).unwrap_err();
+        let error = error.to_string();
+        let told = error
+            .lines()
+            .find_map(|line| line.split_once("the keys here are "));
+        let (_, told) = told.unwrap_or_else(|| panic!("{name}: {error}"));
+        keys.insert(name, told.split(", ").map(str::to_owned).collect());
+    }
+    keys
+}
+
+/// A key that is missing from the commented examples would be a key that nobody finds.
 #[test]
 fn the_commented_examples_show_every_key() {
-    let text =
-        ["lan.toml", "vlans.toml"].map(|name| std::fs::read_to_string(examples().join(name)));
-    let text = text.map(Result::unwrap).concat();
-    let keys = [
-        "name", "mode", "control", "workers", "cpus", "poll", "spin_us", "capacity", "per_port",
-        "ageing", "socket", "connect", "uplink", "groups", "mac", "vlan", "trunk", "native",
-        "queues", "mtu",
-    ];
-    for key in keys {
-        let shown = text.lines().any(|line| {
-            let line = line.trim_start_matches("# ");
-            line.strip_prefix(key)
-                .is_some_and(|rest| rest.trim_start().starts_with('='))
-        });
-        assert!(shown, "{key}");
+    let text = ["lan.toml", "vlans.toml"];
+    let text = text.map(|name| std::fs::read_to_string(examples().join(name)).unwrap());
+    let text = text.concat();
+    for (section, keys) in keys() {
+        for key in keys {
+            let shown = text.match_indices(&format!("{key} = ")).any(|(at, _)| {
+                let before = text[..at].chars().next_back();
+                matches!(before, None | Some('\n' | ' ' | '{'))
+            });
+            let is_table = text.contains(&format!(".{key}]"));
+            assert!(shown || is_table, "{section}: {key}");
+        }
     }
+}
+
+/// The reference has every key, in the table of its section.
+#[test]
+fn the_reference_names_every_key() {
+    let text = std::fs::read_to_string(examples().join("../docs/configuration.md")).unwrap();
+    for (section, keys) in keys() {
+        for key in keys {
+            let named = text.lines().any(|line| {
+                let first = line
+                    .strip_prefix('|')
+                    .and_then(|line| line.split('|').next());
+                first.is_some_and(|cell| cell.contains(&format!("`{key}`")))
+            });
+            assert!(named, "{section}: {key}");
+        }
+    }
+}
+
+/// The tiers are told by groups, and everything else is closed.
+#[test]
+fn three_tier_closes_what_it_does_not_name() {
+    let spec = load(
+        Some(&examples().join("three-tier.toml")),
+        &Overrides::default(),
+    )
+    .unwrap();
+    let policy = spec.policy();
+    assert!(policy.default_deny);
+    for (port, spec) in policy.ports.iter().zip(&spec.ports) {
+        assert!(
+            port.as_ref()
+                .is_some_and(|port| port.outbound.is_some() && port.inbound.is_some()),
+            "{}",
+            spec.name
+        );
+        assert_eq!(
+            spec.switched_off().is_empty(),
+            !spec.uplink,
+            "{}",
+            spec.name
+        );
+    }
+    assert!(spec.asserts.len() >= 16);
 }
 
 #[test]

@@ -45,6 +45,7 @@ impl Served {
         let setup = PortSetup {
             name: "web".to_owned(),
             endpoint: endpoint(path.clone()),
+            access: portcullis::port::socket::Access::default(),
             mtu: None,
             limits: Limits::default(),
         };

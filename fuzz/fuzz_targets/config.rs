@@ -6,6 +6,8 @@ use std::path::Path;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use portcullis::config::{Overrides, from_text};
+use portcullis::counters::PortId;
+use portcullis::frame::MAX_FRAME;
 
 /// What a configuration is written with. Random text alone would hardly ever make a key.
 const WORDS: &[&str] = &[
@@ -13,6 +15,55 @@ const WORDS: &[&str] = &[
     "[fdb]\n",
     "[port.a]\n",
     "[port.b]\n",
+    "[defaults]\n",
+    "[conntrack]\n",
+    "[conntrack.timeouts]\n",
+    "[group.g]\n",
+    "[acl.x]\n",
+    "[set.s]\n",
+    "[port.a.limits]\n",
+    "[[assert]]\n",
+    "outbound = [",
+    "inbound = [",
+    "]\n",
+    "{ allow = ",
+    "{ deny = ",
+    "{ reject = ",
+    " },\n",
+    ", from = ",
+    ", to = ",
+    ", port = ",
+    ", icmp = ",
+    ", flags = ",
+    ", state = ",
+    ", stateless = true",
+    ", fragments = true",
+    "acl = ",
+    "ip = ",
+    "spoofing = ",
+    "members = ",
+    "send = ",
+    "broadcast = ",
+    "socket_mode = ",
+    "packet = ",
+    "expect = ",
+    "\"tcp\"",
+    "\"any\"",
+    "\"icmp\"",
+    "\"0x88b5\"",
+    "\"uplink\"",
+    "\"group:g\"",
+    "\"port:a\"",
+    "\"set:s\"",
+    "\"10.0.0.0/8\"",
+    "\"fd00::5\"",
+    "\"8000-8100\"",
+    "\"syn/syn,ack\"",
+    "\"clean-traffic\"\n",
+    "\"dhcp\"\n",
+    "\"deny\"\n",
+    "\"100Mbit/s burst 1Mbit\"\n",
+    "\"tcp > :443\"\n",
     "name = ",
     "mode = ",
     "control = ",
@@ -83,6 +134,7 @@ struct Input<'a> {
     mode: Option<Piece<'a>>,
     workers: Option<&'a str>,
     text: Vec<Piece<'a>>,
+    packet: &'a str,
 }
 
 impl Piece<'_> {
@@ -115,6 +167,14 @@ fuzz_target!(|input: Input<'_>| {
                         .iter()
                         .all(|other| other.name != port.name)
                 );
+            }
+            let policy = spec.policy();
+            assert_eq!(policy.ports.len(), spec.ports.len());
+            for found in &spec.asserts {
+                assert!(found.from != found.to && found.frame.len() >= 14);
+            }
+            if let Ok(frame) = spec.packet(input.packet, PortId::new(0).unwrap(), PortId::new(1)) {
+                assert!((14..=MAX_FRAME as usize).contains(&frame.len()));
             }
         }
         Err(error) => assert!(!error.to_string().is_empty()),

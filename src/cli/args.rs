@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::demo::DemoArgs;
+use super::import::ImportArgs;
 use super::load::LoadArgs;
 use super::target::Target;
 use crate::config::Overrides;
@@ -26,6 +27,8 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Say whether `run` would start with this configuration, and start nothing
     Check(SwitchArgs),
+    /// Convert another program's configuration to ours
+    Import(ImportArgs),
     /// Show a switch with guests in software, one of them hostile
     Demo(DemoArgs),
     /// Put the ports of any vhost-user network back-end under load, and report what arrives
@@ -128,7 +131,9 @@ pub(super) struct SwitchArgs {
     pub(super) file: Option<PathBuf>,
 
     /// A port; may be repeated. Keys: connect=yes, mode=bridge|isolated|private, uplink=yes, group=NAME, mac=ADDRESS,
-    /// vlan=ID, trunk=ID|FROM-TO|all, native=ID, queues=PAIRS, mtu=BYTES; group, mac and trunk may be repeated
+    /// vlan=ID, trunk=ID|FROM-TO|all, native=ID, queues=PAIRS, mtu=BYTES, ip=ADDRESS|PREFIX|dhcp, acl=LIST,
+    /// spoofing=allow, dhcp_server=yes, router=yes, link_protocols=yes, max_macs=COUNT; group, mac, trunk, ip and acl may
+    /// be repeated
     #[arg(long = "port", value_name = "NAME=PATH[,KEY=VALUE]...")]
     ports: Vec<String>,
 

@@ -15,6 +15,7 @@ mod args;
 mod check;
 mod demo;
 mod fdb;
+mod import;
 pub mod load;
 mod logging;
 mod quarantine;
@@ -32,6 +33,7 @@ use std::io::{self, Write as _};
 use clap::Parser as _;
 
 use crate::config::ConfigError;
+use crate::config::nwfilter::ImportError;
 use crate::control::AskError;
 use crate::daemon::{DaemonError, SourceError};
 use args::{Arguments, Command};
@@ -51,6 +53,12 @@ pub enum Failure {
     /// A running switch refused a configuration.
     #[error("{0}\nnothing was changed: the configuration before stays in force")]
     NotTakenUp(String),
+    /// A filter was not converted at all.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// `import --strict`: so many things were left out; each has been named.
+    #[error("{0} left out; each line above says what and why")]
+    LeftOut(usize),
     /// A load came to nothing, or to damage.
     #[error(transparent)]
     Load(#[from] load::LoadError),
@@ -87,7 +95,9 @@ impl Failure {
             Self::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
             Self::Config(_) | Self::Source(_) | Self::NotTakenUp(_) => 3,
             Self::Log(_) => 2,
-            Self::Load(_)
+            Self::Import(_)
+            | Self::LeftOut(_)
+            | Self::Load(_)
             | Self::Daemon(_)
             | Self::Demo(_)
             | Self::Ask(_)
@@ -139,6 +149,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Command::Run(args) => run::run(&args),
         Command::Check(switch) => check::check(&switch),
         Command::Demo(args) => demo::demo(&args),
+        Command::Import(args) => import::run(&args),
         Command::Load(load) => Ok(load::run(&load)?),
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => reload::reload(&args),

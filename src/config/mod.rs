@@ -14,6 +14,7 @@
 //!   one step that looks at the file system, and it makes nothing either.
 
 mod acl;
+mod asserts;
 mod between;
 mod error;
 mod filters;
@@ -21,6 +22,8 @@ mod flags;
 mod limits;
 mod lists;
 mod nearest;
+pub mod nwfilter;
+pub mod packet;
 mod paths;
 mod ports;
 mod raw;
@@ -39,9 +42,10 @@ use crate::fabric::Mode;
 use reader::Reader;
 
 pub use error::{ConfigError, Fault, Place};
+pub use packet::PacketError;
 pub use paths::{check_paths, default_control_path, runtime_directory};
 pub use spec::{
-    MAX_MTU, MAX_NAME, MAX_QUEUES, MAX_SOCKET_PATH, MIN_MTU, PortSpec, SocketAccess, SwitchSpec,
+    Assert, MAX_MTU, MAX_NAME, MAX_QUEUES, MAX_SOCKET_PATH, MIN_MTU, PortSpec, SwitchSpec,
 };
 
 /// What the command line says about the switch; it wins over the file.

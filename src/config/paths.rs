@@ -61,6 +61,16 @@ pub fn check_paths(spec: &SwitchSpec) -> Result<(), ConfigError> {
     let subject = "[switch]: control".to_owned();
     let made = spec.control_is_default;
     check(&spec.control_origin, subject, &spec.control, true, made);
+    for port in &spec.ports {
+        if let Err(problem) = port.access.ids() {
+            faults.push(Fault {
+                place: port.origin.clone(),
+                subject: format!("port {:?}: socket_owner, socket_group", port.name),
+                problem,
+                remedy: "name a user and group of this system".to_owned(),
+            });
+        }
+    }
     if faults.is_empty() {
         Ok(())
     } else {

@@ -6,10 +6,11 @@
 use super::limits::{Connections, Limits};
 use super::reader::Reader;
 use super::security::Security;
-use super::spec::{MAX_MTU, MAX_QUEUES, MIN_MTU, SocketAccess};
+use super::spec::{MAX_MTU, MAX_QUEUES, MIN_MTU};
 use super::{MODES, NAME_RULE, Place, narrow, valid_name};
 use crate::fabric::{Mode, VidSet, VlanMembership};
 use crate::frame::{Mac, Vid};
+use crate::port::socket;
 
 const MAX_VLAN: u16 = Vid::MAX.get();
 /// Lists of rules that one section may bind.
@@ -212,9 +213,9 @@ impl Access {
         }
     }
 
-    pub(super) fn spec(&self) -> SocketAccess {
-        let default = SocketAccess::default();
-        SocketAccess {
+    pub(super) fn spec(&self) -> socket::Access {
+        let default = socket::Access::default();
+        socket::Access {
             mode: self.mode.unwrap_or(default.mode),
             owner: self.owner.clone(),
             group: self.group.clone(),

@@ -4,15 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Place;
+use super::packet::{self, PacketError, Station};
 use crate::counters::{PortId, PortSet};
 use crate::datapath::PollMode;
 use crate::fabric::{FdbLimits, Mode, VlanMembership};
 use crate::frame::{Mac, Vid};
-use crate::policy::rule::{Rule, Who};
+use crate::policy::rule::{Action, Rule, Who};
 use crate::policy::spec::{
     ConnectionQuota, GuardSpec, LimitSpec, MacSpec, PolicySpec, PortPolicy, TrackingSpec,
 };
 use crate::port::endpoint::Endpoint;
+use crate::port::socket::Access;
 
 /// Queue pairs of one port.
 pub const MAX_QUEUES: u16 = 8;
@@ -52,6 +54,25 @@ pub struct SwitchSpec {
     pub tracking: TrackingSpec,
     /// 1 to [`MAX_PORTS`](crate::counters::MAX_PORTS), in the order they were written.
     pub ports: Vec<PortSpec>,
+    /// What must be true of the policy: to be judged at every load, which is refused when one fails.
+    pub asserts: Vec<Assert>,
+}
+
+/// One expectation of `[[assert]]`, for one pair of ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assert {
+    /// The sender, by its place in [`SwitchSpec::ports`].
+    pub from: PortId,
+    /// The receiver, likewise.
+    pub to: PortId,
+    /// The packet as it was written.
+    pub packet: String,
+    /// The packet as a frame, whole, as the sender's guest would send it first: there is no connection yet.
+    pub frame: Vec<u8>,
+    /// What is to become of it; [`Action::Deny`] stands for every drop without an answer.
+    pub expect: Action,
+    /// Where it was written.
+    pub origin: Place,
 }
 
 /// One port: what `[port.NAME]` and `--port NAME=...` both say.
@@ -91,30 +112,9 @@ pub struct PortSpec {
     /// The most source addresses that are learned from it; `None`: as the forwarding table has it.
     pub max_macs: Option<u32>,
     /// Who may open its socket.
-    pub access: SocketAccess,
+    pub access: Access,
     /// Where the socket was named.
     pub origin: Place,
-}
-
-/// Who may open a socket that we make.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SocketAccess {
-    /// Permission bits, `0o600` by default. Never any for others.
-    pub mode: u32,
-    /// The file's owner, by name or number; `None`: ours.
-    pub owner: Option<String>,
-    /// The file's group, by name or number; `None`: ours.
-    pub group: Option<String>,
-}
-
-impl Default for SocketAccess {
-    fn default() -> Self {
-        Self {
-            mode: 0o600,
-            owner: None,
-            group: None,
-        }
-    }
 }
 
 impl PortSpec {
@@ -140,6 +140,21 @@ impl PortSpec {
 }
 
 impl SwitchSpec {
+    /// The packet that `text` describes, as a frame of the guest at `from`, to the guest at `to` if one is named: see
+    /// [`packet`](super::packet).
+    ///
+    /// # Errors
+    /// The text is no packet, or leaves out what the ports do not declare.
+    pub fn packet(
+        &self,
+        text: &str,
+        from: PortId,
+        to: Option<PortId>,
+    ) -> Result<Vec<u8>, PacketError> {
+        let station = |place: PortId| Some(Station::of(self.ports.get(place.index())?, place));
+        packet::build(text, station(from).as_ref(), to.and_then(station).as_ref())
+    }
+
     /// The policy: that of the first port is `ports[0]`, as if the ports had the ids 0, 1, 2, ...
     #[must_use]
     pub fn policy(&self) -> PolicySpec {
@@ -189,8 +204,11 @@ fn untagged(vlan: &VlanMembership) -> Option<Vid> {
 struct Moved<'i> {
     ids: &'i [PortId],
     is_same: bool,
-    done: Vec<(Arc<[Rule]>, Arc<[Rule]>)>,
+    done: Vec<(Shared, Shared)>,
 }
+
+/// A list that several ports may share.
+type Shared = Arc<[Rule]>;
 
 impl<'i> Moved<'i> {
     fn new(ids: &'i [PortId]) -> Self {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::asserts::read_asserts;
 use super::between::{check_between, check_control, check_count};
 use super::limits::Connections;
 use super::lists::Lists;
@@ -59,6 +60,7 @@ pub(super) fn validate(mut raw: Raw, file: Option<&Path>, faults: &mut Vec<Fault
         .into_iter()
         .filter_map(|draft| draft.resolve(&under, &mut lists, faults))
         .collect();
+    let asserts = read_asserts(raw.asserts, &names, &ports, faults);
     fdb.ports = narrow(u32::try_from(ports.len()).unwrap_or(u32::MAX));
     check_count(&ports, &whole, faults);
     check_between(&ports, faults);
@@ -76,6 +78,7 @@ pub(super) fn validate(mut raw: Raw, file: Option<&Path>, faults: &mut Vec<Fault
         default_deny: switch.default_deny,
         tracking,
         ports,
+        asserts,
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) struct Names {
     ports: HashMap<String, PortId>,
     groups: HashMap<String, PortSet>,
     uplinks: PortSet,
+    count: usize,
     sets: HashMap<String, Vec<IpNet>>,
 }
 
@@ -53,6 +54,7 @@ impl Names {
             ports: HashMap::new(),
             groups: groups.map(|name| (name.clone(), PortSet::EMPTY)).collect(),
             uplinks: PortSet::EMPTY,
+            count: drafts.len(),
             sets: read_sets(sets, faults),
         };
         let ids = (0..).map_while(PortId::new);
@@ -68,16 +70,21 @@ impl Names {
         names
     }
 
+    /// How many ports there are, those that were refused included.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
     /// The ports that `port:NAME`, `NAME`, `group:NAME` or `uplink` stand for.
     pub(super) fn ports(&self, text: &str) -> Result<PortSet, (String, String)> {
-        let one = |name: &str| match self.ports.get(name) {
+        let one = |name: &str, prefix| match self.ports.get(name) {
             Some(id) => Ok(PortSet::from_iter([*id])),
-            None => Err(unknown("port", name, self.ports.keys(), "port:")),
+            None => Err(unknown("port", name, self.ports.keys(), prefix)),
         };
         match text.split_once(':') {
             None if text == "uplink" => Ok(self.uplinks),
-            None => one(text),
-            Some(("port", name)) => one(name),
+            None => one(text, ""),
+            Some(("port", name)) => one(name, "port:"),
             Some(("group", name)) => match self.groups.get(name) {
                 Some(ports) => Ok(*ports),
                 None => Err(unknown("group", name, self.groups.keys(), "group:")),

@@ -130,6 +130,7 @@ pub(super) fn port_setup(port: &PortSpec) -> PortSetup {
     PortSetup {
         name: port.name.clone(),
         endpoint: port.endpoint.clone(),
+        access: port.access.clone(),
         mtu: port.mtu,
         limits: Limits::default(),
     }

@@ -43,7 +43,7 @@ use super::closer::Closer;
 use super::endpoint::{AcceptRate, BackOff, Endpoint};
 use super::lanes::{Fault, Lanes};
 use super::plug::Plug;
-use super::socket::{BindError, Listening, Peer};
+use super::socket::{Access, BindError, Listening, Peer};
 use crate::clock::Tick;
 use crate::counters::{LogLimiter, PortId, PortSnapshot};
 use crate::memory::Limits;
@@ -66,6 +66,8 @@ pub struct PortSetup {
     pub name: String,
     /// Where it meets its front-end.
     pub endpoint: Endpoint,
+    /// Who may open the socket, where we make it.
+    pub access: Access,
     /// The largest payload of a frame, in bytes; None for any.
     pub mtu: Option<u16>,
     /// What it may map.
@@ -220,9 +222,11 @@ impl Port {
     ) -> Result<Self, OpenError> {
         let listening = match &setup.endpoint {
             Endpoint::Listen(path) => {
-                Some(Listening::bind(path).map_err(|source| OpenError::Bind {
-                    name: setup.name.clone(),
-                    source,
+                Some(Listening::bind_for(path, &setup.access).map_err(|source| {
+                    OpenError::Bind {
+                        name: setup.name.clone(),
+                        source,
+                    }
                 })?)
             }
             Endpoint::Connect(_) => None,

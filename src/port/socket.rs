@@ -7,18 +7,22 @@
 //! - Of two switches started together on one path, one gets it and the other is refused (case O-3): looking, removing
 //!   and binding happen under a lock of the directory.
 //! - Stopping removes the file only if it is still ours.
-//! - The file is made with mode 0600, so that there is no moment at which others may connect.
+//! - The file is made with mode 0600, so that there is no moment at which others may connect; an [`Access`] opens it further
+//!   once it has the owner and group that it names.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, open};
+use nix::unistd::{Group, User};
+use rustix::fs::{
+    AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, chmod, chownat, fchmod, flock, fstat, open,
+};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
@@ -53,6 +57,60 @@ impl Peer {
             uid: found.uid(),
             gid: found.gid(),
         })
+    }
+}
+
+/// Who may open a socket that we make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Permission bits, `0o600` by default.
+    pub mode: u32,
+    /// The file's owner, by name or number; `None`: ours.
+    pub owner: Option<String>,
+    /// The file's group, by name or number; `None`: ours.
+    pub group: Option<String>,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            mode: 0o600,
+            owner: None,
+            group: None,
+        }
+    }
+}
+
+impl Access {
+    /// The numbers of owner and group.
+    ///
+    /// # Errors
+    /// This system has no such user or group, or cannot tell; the text says which.
+    pub fn ids(&self) -> Result<(Option<Uid>, Option<Gid>), String> {
+        let number = |name: &str| name.parse::<u32>().ok().filter(|id| *id != u32::MAX);
+        let owner = match self.owner.as_deref() {
+            None => None,
+            Some(name) => Some(match number(name) {
+                Some(id) => Uid::from_raw(id),
+                None => match User::from_name(name) {
+                    Ok(Some(user)) => Uid::from_raw(user.uid.as_raw()),
+                    Ok(None) => return Err(format!("there is no user {name:?}")),
+                    Err(error) => return Err(format!("cannot look up user {name:?}: {error}")),
+                },
+            }),
+        };
+        let group = match self.group.as_deref() {
+            None => None,
+            Some(name) => Some(match number(name) {
+                Some(id) => Gid::from_raw(id),
+                None => match Group::from_name(name) {
+                    Ok(Some(group)) => Gid::from_raw(group.gid.as_raw()),
+                    Ok(None) => return Err(format!("there is no group {name:?}")),
+                    Err(error) => return Err(format!("cannot look up group {name:?}: {error}")),
+                },
+            }),
+        };
+        Ok((owner, group))
     }
 }
 
@@ -127,6 +185,14 @@ pub enum BindError {
     /// The directory is locked for too long.
     #[error("socket {}: another process holds the lock of its directory; try again or choose another path", .0.display())]
     Locked(PathBuf),
+    /// The owner or group of its [`Access`] cannot be had.
+    #[error("socket {}: {problem}; name a user and group of this system", path.display())]
+    Nobody {
+        /// The path.
+        path: PathBuf,
+        /// Who is missing.
+        problem: String,
+    },
     /// Anything that the system refused.
     #[error("socket {}: cannot {step}; check that its directory exists and may be written to", path.display())]
     System {
@@ -154,11 +220,19 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Binds `path` and listens.
+    /// Binds `path` and listens, for this user alone.
     ///
     /// # Errors
     /// See [`BindError`]; nothing was changed then.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
+        Self::bind_for(path, &Access::default())
+    }
+
+    /// Binds `path` and listens, for those whom `access` names.
+    ///
+    /// # Errors
+    /// See [`BindError`]; nothing stays behind then.
+    pub fn bind_for(path: &Path, access: &Access) -> Result<Self, BindError> {
         let failed = |step: &'static str| {
             move |source: io::Error| BindError::System {
                 path: path.to_owned(),
@@ -192,8 +266,45 @@ impl Listening {
             path: path.to_owned(),
             file: (metadata.dev(), metadata.ino()),
         };
+        listening.open_for(access)?;
         listen(&listening.listener, BACKLOG).map_err(|errno| failed("listen")(errno.into()))?;
         Ok(listening)
+    }
+
+    /// Gives the file its owner and group, and then its mode, which no umask narrows.
+    fn open_for(&self, access: &Access) -> Result<(), BindError> {
+        if *access == Access::default() {
+            return Ok(());
+        }
+        let path = &self.path;
+        let failed = |step: &'static str| {
+            move |errno: Errno| BindError::System {
+                path: path.clone(),
+                step,
+                source: errno.into(),
+            }
+        };
+        let nobody = |problem| BindError::Nobody {
+            path: path.clone(),
+            problem,
+        };
+        let (owner, group) = access.ids().map_err(nobody)?;
+        // By a descriptor of this very file: who may write to the directory could put another in its place.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = open(path, flags, Mode::empty()).map_err(failed("be found after bind"))?;
+        let found = fstat(&file).map_err(failed("be found after bind"))?;
+        if (found.st_dev, found.st_ino) != self.file {
+            let path = path.clone();
+            let what = "a file that took our socket's place";
+            return Err(BindError::InTheWay { path, what });
+        }
+        if owner.is_some() || group.is_some() {
+            chownat(&file, "", owner, group, AtFlags::EMPTY_PATH)
+                .map_err(failed("be given to its owner and group"))?;
+        }
+        let through = format!("/proc/self/fd/{}", file.as_raw_fd());
+        chmod(through, Mode::from_raw_mode(access.mode & 0o777))
+            .map_err(failed("be given its mode"))
     }
 
     /// The listener, for `accept`.
@@ -285,6 +396,61 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         UnixStream::connect(&path).unwrap();
         drop(listening);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_may_be_shared_with_a_group() {
+        let (_directory, path) = room();
+        let us = rustix::process::getgid().as_raw();
+        let access = Access {
+            mode: 0o660,
+            owner: None,
+            group: Some(us.to_string()),
+        };
+        let listening = Listening::bind_for(&path, &access).unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        // Whatever the umask is.
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o660);
+        assert_eq!(metadata.gid(), us);
+        UnixStream::connect(&path).unwrap();
+        drop(listening);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn only_root_may_give_a_socket_to_another_user() {
+        let (_directory, path) = room();
+        let access = Access {
+            mode: 0o660,
+            owner: Some("1234".to_owned()),
+            group: Some("root".to_owned()),
+        };
+        let bound = Listening::bind_for(&path, &access);
+        if rustix::process::geteuid().is_root() {
+            let metadata = fs::metadata(&path).unwrap();
+            assert_eq!((metadata.uid(), metadata.gid()), (1234, 0));
+        } else {
+            assert!(matches!(bound, Err(BindError::System { .. })));
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn a_socket_for_nobody_leaves_nothing_behind() {
+        let (_directory, path) = room();
+        let access = Access {
+            group: Some("no such group here".to_owned()),
+            ..Access::default()
+        };
+        let error = Listening::bind_for(&path, &access).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "socket {}: there is no group \"no such group here\"; name a user and group of this system",
+                path.display()
+            )
+        );
         assert!(!path.exists());
     }
 

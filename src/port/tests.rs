@@ -60,6 +60,7 @@ impl Room {
         PortSetup {
             name: "web".to_owned(),
             endpoint,
+            access: super::socket::Access::default(),
             mtu: None,
             limits: Limits::default(),
         }

@@ -864,3 +864,57 @@ fn o_4_too_many_rules_are_refused_and_ten_thousand_are_read() {
         ],
     );
 }
+
+#[test]
+fn asserts_are_frames_between_pairs_of_ports() {
+    let ports = "[port.web]\nsocket = \"/w\"\nip = \"10.0.0.5\"\n[port.db1]\nsocket = \"/d1\"\nip = \"10.0.0.6\"\ngroups = \"db\"\n\
+         [port.db2]\nsocket = \"/d2\"\nip = \"10.0.0.7\"\ngroups = \"db\"\n";
+    let with = |text: &str| file(&format!("{ports}{text}"));
+    let spec = with(
+        "[[assert]]\nfrom = \"web\"\nto = \"group:db\"\npacket = \"tcp > :5432\"\nexpect = \"deny\"\n\
+         [[assert]]\nfrom = [\"group:db\"]\nto = [\"port:db1\", \"web\"]\npacket = \"icmp\"\nexpect = \"allow\"\n",
+    )
+    .unwrap();
+    let pairs: Vec<_> = spec
+        .asserts
+        .iter()
+        .map(|found| (found.from, found.to, found.expect, found.origin.to_string()))
+        .collect();
+    let (first, second) = ("lan.toml:12".to_owned(), "lan.toml:17".to_owned());
+    assert_eq!(
+        pairs,
+        [
+            (id(0), id(1), Action::Deny, first.clone()),
+            (id(0), id(2), Action::Deny, first),
+            (id(1), id(0), Action::Allow, second.clone()),
+            (id(2), id(0), Action::Allow, second.clone()),
+            (id(2), id(1), Action::Allow, second),
+        ]
+    );
+    let again = spec.packet(&spec.asserts[1].packet, id(0), Some(id(2)));
+    assert_eq!(again.unwrap(), spec.asserts[1].frame);
+    assert_ne!(spec.asserts[0].frame, spec.asserts[1].frame);
+
+    let error =
+        with("[[assert]]\nfrom = \"wob\"\nto = \"db1\"\npacket = \"tcp > :1\"\n").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "lan.toml:12: [[assert]]: expect: is missing; add expect = \"deny\", \"allow\" or \"reject\"\n\
+         lan.toml:13: [[assert]]: from: there is no port \"wob\"; did you mean \"web\"?"
+    );
+    let error =
+        with("[[assert]]\nfrom = \"web\"\nto = \"db1\"\npacket = \"tcp\"\nexpect = \"drop\"\n")
+            .unwrap_err();
+    assert!(
+        error.to_string().contains("expect: \"drop\" is not known"),
+        "{error}"
+    );
+    let error =
+        with("[[assert]]\nfrom = \"web\"\nto = \"db1\"\npacket = \"tcp\"\nexpect = \"deny\"\n")
+            .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "lan.toml:15: [[assert]]: packet: names no destination port; \
+         write it behind the receiver, such as 10.0.0.6:443 or :443"
+    );
+}
