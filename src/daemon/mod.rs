@@ -240,9 +240,10 @@ impl Switch {
         })?;
         let wards = Wards::load(spec)?;
         let fdb = Arc::new(fdb);
-        let state = State::new(&spec.tracking, live.ids.len());
+        let state = State::new();
         let remembered = (Arc::clone(&fdb), Arc::clone(&state));
         let gate = plan::gate(spec, &live.ids, 1, wards.resolve(&live), remembered)?;
+        gate.policy.make_room(&spec.tracking);
         let epoll = epoll::create(CreateFlags::CLOEXEC);
         let epoll = Arc::new(epoll.map_err(|errno| failed("wait")(errno.into()))?);
         let bell = FaultBell::new().map_err(failed("wait for faults"))?;

@@ -190,7 +190,7 @@ mod tests {
 
     fn gate_of(spec: &SwitchSpec, ids: &[PortId]) -> Gate {
         let fdb = Arc::new(fdb(spec, ids).unwrap());
-        let state = State::new(&spec.tracking, ids.len());
+        let state = State::new();
         gate(spec, ids, 1, Quarantine::default(), (fdb, state)).unwrap()
     }
 

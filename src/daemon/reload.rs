@@ -205,7 +205,7 @@ impl Switch {
         self.fdb = Arc::clone(gate.fabric.fdb());
         let policy = gate.policy.clone();
         self.keep_addresses(&policy, &live.ids);
-        self.state.reconfigure(&live.spec.tracking, &live.ids);
+        policy.make_room(&live.spec.tracking);
         let ended = self.state.ended();
         self.replace(ports, gate, leaving.clone());
         // Addresses that were claimed while the new table was made.

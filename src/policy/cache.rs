@@ -258,7 +258,6 @@ fn sets_of(hash: u64) -> [u16; 2] {
 /// Never zero, which is the tag of what is empty.
 #[inline]
 fn tag_of(hash: u64) -> u32 {
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
     let upper = (hash >> 32) as u32;
     upper | 1
 }

@@ -416,8 +416,10 @@ mod tests {
     fn plain_data_goes_the_fast_way() {
         let echo = |kind| [kind, 0, 0, 0, 0, 1, 0, 1];
         let datagram = |dst: u8| [0x12, 0x34, 0, dst, 0, 8, 0, 0];
-        for options in 0..=10 {
-            assert!(is_plain(&v4(6, options, &SEGMENT)), "{options}");
+        assert!(is_plain(&v4(6, 0, &SEGMENT)));
+        for options in 1..=10 {
+            // A guard reads them, and the subject does not tell.
+            assert!(!is_plain(&v4(6, options, &SEGMENT)), "{options}");
         }
         assert!(is_plain(&v4(17, 0, &datagram(53))));
         assert!(is_plain(&v4(1, 0, &echo(8))) && is_plain(&v4(1, 0, &echo(0))));
@@ -459,7 +461,8 @@ mod tests {
         assert_eq!(subject.dst_ip(), Some("10.0.0.2".parse().unwrap()));
         assert_eq!(subject.src_mac().to_string(), "52:54:00:00:00:02");
         assert_eq!((digest.transport, digest.end), (38, 58));
-        assert_eq!((digest.is_control, digest.runs_on), (false, false));
+        // It has options.
+        assert_eq!((digest.is_control, digest.runs_on), (true, false));
     }
 
     /// Of a later fragment over IPv6 the fragment header tells the protocol, and of a header that is cut short the one before it.

@@ -9,7 +9,7 @@ use super::lists::{Say, consult};
 use super::meter::Meter;
 use super::quarantine::Quarantine;
 use super::rule::{Action, Direction, Rule, RuleId};
-use super::spec::{LimitSpec, PolicySpec, PortPolicy, Rate};
+use super::spec::{LimitSpec, PolicySpec, PortPolicy, Rate, TrackingSpec};
 use super::state::State;
 use super::subject::{self, Subject};
 use super::track::{Flow, Side, Terms};
@@ -151,7 +151,7 @@ impl Policy {
     /// No policy at all: these ports may do what they like. For benches and tests of what is not policy.
     pub fn open(epoch: u64, ports: impl IntoIterator<Item = PortId>) -> Self {
         let spec = PolicySpec::open(ports);
-        let state = State::new(&spec.tracking, spec.ports.len());
+        let state = State::new();
         // Without lists nothing is compiled that could be too large; and without ports nothing passes.
         Self::compile(epoch, &spec, Arc::clone(&state)).unwrap_or_else(|_| Self {
             epoch,
@@ -326,6 +326,15 @@ impl Policy {
     /// Whether a rule opens no connections.
     pub(super) fn is_stateless(&self, rule: RuleId) -> bool {
         self.rule(rule).is_some_and(|rule| rule.stateless)
+    }
+
+    /// Sees to it that connections can be tracked for the ports of this policy, within these bounds: to be called before it is
+    /// put in force, and not before it is certain that it will be. Without it every opening is refused. A policy that
+    /// tracks nothing takes no memory for it.
+    pub fn make_room(&self, tracking: &TrackingSpec) {
+        if self.tracks {
+            self.state.tracker().reconfigure(tracking, self.ports.len());
+        }
     }
 
     /// The address that a port keeps, if its guard keeps one and has heard it: whoever makes a new FDB enters it there.

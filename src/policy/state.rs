@@ -42,20 +42,13 @@ pub struct State {
 }
 
 impl State {
-    /// Nothing is known yet of the ports below `ports`.
-    pub fn new(tracking: &TrackingSpec, ports: usize) -> Arc<Self> {
+    /// Nothing is known yet.
+    pub fn new() -> Arc<Self> {
         Arc::new(Self {
             ports: (0..MAX_PORTS).map(|_| OnceLock::new()).collect(),
-            tracker: Arc::new(Tracker::new(tracking, ports)),
+            tracker: Arc::new(Tracker::new(&TrackingSpec::default(), 0)),
             ended: AtomicU64::new(0),
         })
-    }
-
-    /// Takes up other bounds of connection tracking, for these ports.
-    pub fn reconfigure(&self, tracking: &TrackingSpec, ports: &[PortId]) {
-        let room = ports.iter().map(|id| id.index()).max();
-        let room = room.map_or(0, |last| last.saturating_add(1)); // at most MAX_PORTS
-        self.tracker.reconfigure(tracking, room);
     }
 
     pub(super) fn port(&self, port: PortId) -> Option<&PortState> {

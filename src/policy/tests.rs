@@ -106,9 +106,10 @@ impl Bench {
 
     fn of(spec: PolicySpec) -> Self {
         let contexts = spec.ports.iter().map(|_| Context::default()).collect();
-        let state = State::new(&spec.tracking, spec.ports.len());
+        let policy = Policy::compile(1, &spec, State::new()).unwrap();
+        policy.make_room(&spec.tracking);
         Self {
-            policy: Policy::compile(1, &spec, state).unwrap(),
+            policy,
             contexts,
             desk: Desk::default(),
             now: Tick::from_secs(1),
@@ -123,6 +124,7 @@ impl Bench {
         };
         let state = Arc::clone(self.policy.state());
         self.policy = Policy::compile(self.policy.epoch() + 1, &spec, state).unwrap();
+        self.policy.make_room(&spec.tracking);
     }
 
     fn refusal(&mut self, from: u16, to: u16, bytes: &[u8]) -> Result<(), Refusal> {

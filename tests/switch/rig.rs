@@ -104,6 +104,10 @@ impl Switch {
     }
 
     /// Has the switch read its file again; its report, or why it refused.
+    #[allow(
+        dead_code,
+        reason = "each of the test programs that share this uses its part"
+    )]
     pub fn reload(&self) -> Result<Value, String> {
         use portcullis::control::{AskError, Question, ReloadRequest};
         let request = Question::Reload(ReloadRequest::default());
@@ -114,6 +118,10 @@ impl Switch {
     }
 
     /// Has it take up these ports instead.
+    #[allow(
+        dead_code,
+        reason = "each of the test programs that share this uses its part"
+    )]
     pub fn change(&self, ports: &[(&str, &str)]) -> Value {
         std::fs::write(self.file(), self.text("", ports)).unwrap();
         self.reload().unwrap()
