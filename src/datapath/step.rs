@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::Gate;
 use super::budget::Credit;
-use super::egress::Egress;
+use super::egress::{Egress, Entered};
 use super::fanout::{Fanout, Frames};
 use super::offload::{Headers, Offload, Sender};
 use super::slot::{Framing, SNAPSHOT_MAX, Slot};
@@ -72,6 +72,28 @@ impl Step {
         let Some(lane) = slot.as_mut() else {
             return Visit::Gone;
         };
+        let visit = self.enter(lanes, lane, ports, gate, now, credit, cache, greeted);
+        drop(slot);
+        if let Visit::Worked(_) = visit {
+            self.egress.ring(ports);
+        }
+        visit
+    }
+
+    /// The visit to a ring whose lock is held.
+    #[allow(clippy::too_many_arguments)]
+    #[inline(always)]
+    fn enter(
+        &mut self,
+        lanes: &Lanes,
+        lane: &mut TxLane,
+        ports: &[Arc<Lanes>],
+        gate: &Gate,
+        now: Tick,
+        credit: &mut Credit,
+        cache: &mut LookupCache,
+        greeted: &mut bool,
+    ) -> Visit {
         if lane.broken.is_some() || lanes.faulted() {
             return Visit::Gone;
         }
@@ -106,16 +128,9 @@ impl Step {
         let descriptors = before.descriptors.saturating_sub(budget.descriptors);
         credit.spend(cost_frames, cost_bytes, descriptors);
         if lane.ring.memory().faulted() {
-            lanes.raise(Fault::MemoryLost);
-            return Visit::Gone;
-        }
-        if lane.ring.should_notify() {
-            let call = lane.call.clone();
-            drop(slot);
-            lanes.counters().events.calls.increment();
-            if call.is_some_and(|call| call.ring().is_err()) {
-                lanes.raise(Fault::CallBlocked);
-            }
+            lanes.raise(Fault::MemoryLost); // the port is left alone from the next visit on
+        } else if lane.ring.should_notify() {
+            self.egress.call(lanes, lane.call.clone());
         } else {
             lanes.counters().events.calls_suppressed.increment();
         }
@@ -165,7 +180,7 @@ impl Step {
             special: Frames::default(),
         };
         court.sit(&mut self.slots, &mut self.fanout);
-        deliver(
+        let entered = deliver(
             &mut self.egress,
             &mut self.fanout,
             source,
@@ -176,7 +191,7 @@ impl Step {
         lane.ring.complete(&self.chains);
         // Before anybody is told, so that whoever has a frame finds it in the books.
         self.count(lanes);
-        self.egress.publish(ports);
+        self.egress.publish(entered, ports);
         u32::try_from(self.chains.chains().len()).unwrap_or(u32::MAX)
     }
 
@@ -216,7 +231,7 @@ impl Step {
             special: Frames::default(),
         };
         court.sit(&mut self.slots, &mut self.fanout);
-        deliver(
+        let entered = deliver(
             &mut self.egress,
             &mut self.fanout,
             source,
@@ -225,7 +240,8 @@ impl Step {
             gate,
         );
         self.count(lanes);
-        self.egress.publish(ports);
+        self.egress.publish(entered, ports);
+        self.egress.ring(ports);
     }
 
     /// After a panic: forgets the burst, counts its frames as abandoned, and takes back what it had reserved anywhere.
@@ -246,6 +262,7 @@ impl Step {
             }
         }
         self.fanout.clear();
+        self.egress.ring(ports);
         self.egress = Egress::new();
         self.tally = Tally::new();
         for _ in self.chains.chains() {
@@ -373,20 +390,23 @@ impl Court<'_> {
     }
 }
 
-/// Hands the sorted burst to the receivers.
-fn deliver(
+/// Hands the sorted burst to the receivers. The last of them stays entered.
+fn deliver<'a>(
     egress: &mut Egress,
     fanout: &mut Fanout,
     source: Source<'_>,
     slots: &mut Slots,
-    ports: &[Arc<Lanes>],
+    ports: &'a [Arc<Lanes>],
     gate: &Gate,
-) {
+) -> Option<Entered<'a>> {
+    let mut entered = None;
     while let Some((to, frames)) = fanout.take() {
         if let Some(lanes) = ports.get(to.index()) {
-            egress.deliver(source, slots, frames, lanes, &gate.fabric);
+            egress.leave(entered.take());
+            entered = egress.deliver(source, slots, frames, lanes, &gate.fabric);
         }
     }
+    entered
 }
 
 /// A RARP request for `mac` (RFC 903), as a guest's host sends it for a guest that has moved.
