@@ -198,7 +198,7 @@ impl Lanes {
         let pairs = pairs.clamp(2, MAX_PAIRS);
         Arc::new(Self {
             id,
-            counters: PortCounters::default(),
+            counters: PortCounters::new(pairs.into()),
             pairs: (0..pairs).map(|_| Pair::default()).collect(),
             receiving: AtomicU32::new(0),
             fault: AtomicU32::new(0),
