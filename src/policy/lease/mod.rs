@@ -1,6 +1,6 @@
 //! Leases: which addresses a DHCP server has granted to whom (RFC 7513, SAVI for DHCP).
 //!
-//! A port with `ip = "dhcp"` may use the addresses that a server granted to it, and no others. [`observe`] reads a
+//! A port with `ip = "dhcp"` may use the addresses that a server granted to it, and no others. [`observe()`] reads a
 //! server's answer on its way to a client, or a client's renunciation; [`settle`] gives the lease to the port that has
 //! the client's MAC address, and takes it from every other port, since an address belongs to one port: the newest
 //! grant counts.

@@ -27,7 +27,7 @@ const NEW_AT_ONCE: u64 = 32;
 #[derive(Debug, Default)]
 struct Place {
     state: AtomicU64,
-    /// See [`who`].
+    /// Family, segment and client: see [`Key`].
     who: AtomicU64,
     high: AtomicU64,
     low: AtomicU64,
