@@ -87,7 +87,7 @@ impl Decided {
     }
 
     pub(super) fn of(refusal: &Refusal) -> Self {
-        let Self(rule) = Self::by(refusal.rule);
+        let Self(rule) = Self::by(refusal.rule());
         let answer = if refusal.answer { Self::ANSWER } else { 0 };
         let log = if refusal.log { Self::LOG } else { 0 };
         Self(rule | answer | log)
@@ -99,12 +99,8 @@ impl Decided {
     }
 
     pub(super) fn refusal(self, reason: DropReason) -> Refusal {
-        Refusal {
-            reason,
-            rule: self.rule(),
-            answer: self.0 & Self::ANSWER != 0,
-            log: self.0 & Self::LOG != 0,
-        }
+        let (answer, log) = (self.0 & Self::ANSWER != 0, self.0 & Self::LOG != 0);
+        Refusal::by(reason, self.rule(), answer, log)
     }
 }
 
@@ -317,12 +313,7 @@ mod tests {
     fn a_rule_and_what_is_to_be_done_fit_one_word() {
         for rule in [None, Some(RuleId(0)), Some(RuleId(12_345))] {
             for (answer, log) in [(false, false), (true, false), (false, true)] {
-                let refusal = Refusal {
-                    reason: DropReason::Rejected,
-                    rule,
-                    answer,
-                    log,
-                };
+                let refusal = Refusal::by(DropReason::Rejected, rule, answer, log);
                 assert_eq!(Decided::of(&refusal).refusal(DropReason::Rejected), refusal);
             }
         }

@@ -15,7 +15,7 @@ use super::subject::{self, Subject};
 use super::track::{Flow, Side, Terms};
 use super::verdict::Weight;
 use crate::clock::Tick;
-use crate::counters::{DropReason, PortId};
+use crate::counters::{DropReason, PortId, PortSet};
 use crate::frame::{Frame, Mac, Transport, Vid, dhcp, dhcpv6};
 
 /// Answers to rejected frames that a port is sent: ten a second, twenty at once.
@@ -29,6 +29,8 @@ const ANSWERS: Rate = Rate {
 pub struct Policy {
     epoch: u64,
     quarantine: Arc<Quarantine>,
+    /// The ports that it names.
+    named: PortSet,
     ports: Arc<[Option<Bound>]>,
     rules: Arc<[RuleInfo]>,
     hits: Arc<[AtomicU64]>,
@@ -125,6 +127,12 @@ impl Policy {
             .iter()
             .flatten()
             .any(|bound| bound.guard.max_leases() != 0);
+        let named = (0..)
+            .map_while(PortId::new)
+            .zip(ports.iter())
+            .filter(|(_, bound)| bound.is_some())
+            .map(|(id, _)| id)
+            .collect();
         let tracks = ports.iter().flatten().any(|bound| !bound.is_free());
         let reads_flags = compiler
             .lists()
@@ -133,6 +141,7 @@ impl Policy {
         Ok(Self {
             epoch,
             quarantine: Arc::default(),
+            named,
             ports,
             read: if reads_flags {
                 u64::MAX
@@ -156,6 +165,7 @@ impl Policy {
         Self::compile(epoch, &spec, Arc::clone(&state)).unwrap_or_else(|_| Self {
             epoch,
             quarantine: Arc::default(),
+            named: PortSet::EMPTY,
             ports: Arc::default(),
             rules: Arc::default(),
             hits: Arc::default(),
@@ -193,8 +203,15 @@ impl Policy {
     }
 
     /// Whether the policy names that port; frames of and to others do not pass.
+    #[inline(always)]
     pub fn binds(&self, port: PortId) -> bool {
-        self.bound(port).is_some()
+        self.named.contains(port)
+    }
+
+    /// Whether no pair of ports needs more than to be named: no lists, no quarantine, no leases to learn.
+    #[inline(always)]
+    pub(super) fn is_plain(&self) -> bool {
+        !self.tracks && !self.watches_leases && self.quarantine.is_empty()
     }
 
     /// A rule by its id.
@@ -220,11 +237,6 @@ impl Policy {
     #[inline(always)]
     pub(super) fn tracks(&self) -> bool {
         self.tracks
-    }
-
-    #[inline(always)]
-    pub(super) fn watches_leases(&self) -> bool {
-        self.watches_leases
     }
 
     /// What a verdict is kept under: the subject, without what no rule reads.
@@ -278,27 +290,34 @@ impl Policy {
         }
     }
 
-    /// Whether a frame says something about leases, so that all of it has to be private before it is judged.
-    #[inline]
-    pub fn wants_whole(&self, source: PortId, frame: &Frame<'_>) -> bool {
-        self.watches_leases && !frame.is_whole() && self.speaks_of_leases(source, frame)
+    /// Whether leases are learned from frames at all: else [`wants_whole`](Self::wants_whole) need not be asked.
+    #[inline(always)]
+    pub fn watches_leases(&self) -> bool {
+        self.watches_leases
     }
 
+    /// Whether a frame says something about leases, so that all of it has to be private before it is judged.
     #[cold]
-    fn speaks_of_leases(&self, source: PortId, frame: &Frame<'_>) -> bool {
+    pub fn wants_whole(&self, source: PortId, frame: &Frame<'_>) -> bool {
         let concerned = self
             .bound(source)
             .is_some_and(|bound| bound.guard.may().dhcp_server || bound.guard.max_leases() != 0);
+        concerned && !frame.is_whole() && Self::is_dhcp(frame)
+    }
+
+    /// Whether a frame is one of DHCP, whose options lie behind where other headers end.
+    #[cold]
+    pub fn is_dhcp(frame: &Frame<'_>) -> bool {
         let Transport::Udp(udp) = frame.layers().transport else {
             return false;
         };
-        let is_dhcp = |port| {
+        let is_one = |port| {
             matches!(
                 port,
                 dhcp::SERVER | dhcp::CLIENT | dhcpv6::SERVER | dhcpv6::CLIENT
             )
         };
-        concerned && is_dhcp(udp.src_port()) && is_dhcp(udp.dst_port())
+        is_one(udp.src_port()) || is_one(udp.dst_port())
     }
 
     /// The terms on which a frame that both sides let pass would open a connection; `None` if it is to open none. A

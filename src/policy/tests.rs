@@ -138,8 +138,8 @@ impl Bench {
         let mut judge = self
             .policy
             .judge(port(from), context, &mut self.desk, self.now);
-        let admitted = judge.admit(frame, weight)?;
-        let permit = judge.permit(&admitted, port(to))?;
+        let admitted = judge.admit(frame, || weight)?;
+        let permit = judge.permit(admitted, port(to))?;
         assert_eq!((permit.from(), permit.to()), (port(from), port(to)));
         Ok(())
     }
@@ -214,16 +214,16 @@ fn a_port_without_policy_passes_nothing_either_way() {
     let (mut context, mut desk) = (Context::default(), Desk::default());
     let refused = policy
         .judge(port(1), &mut context, &mut desk, Tick::ZERO)
-        .admit(frame, weight)
+        .admit(frame, || weight)
         .map(drop);
     assert_eq!(refused, Err(DropReason::NoPolicy));
     let mut judge = policy.judge(port(1023), &mut context, &mut desk, Tick::ZERO);
-    let admitted = judge.admit(frame, weight).unwrap();
+    let admitted = judge.admit(frame, || weight).unwrap();
     assert_eq!(
-        judge.permit(&admitted, port(1)),
+        judge.permit(admitted, port(1)),
         Err(DropReason::NoPolicy.into())
     );
-    let permit = judge.permit(&admitted, port(0)).unwrap();
+    let permit = judge.permit(admitted, port(0)).unwrap();
     assert_eq!((permit.from(), permit.to()), (port(1023), port(0)));
 }
 
@@ -516,7 +516,7 @@ fn gso_frames_count_as_the_frames_that_they_stand_for() {
         .policy
         .judge(port(0), context, &mut bench.desk, bench.now);
     let passed = (0..10)
-        .filter(|_| judge.admit(frame, weight).is_ok())
+        .filter(|_| judge.admit(frame, || weight).is_ok())
         .count();
     assert_eq!(passed, 2);
 }
@@ -540,7 +540,9 @@ fn a_sticky_address_is_claimed_once_and_forgotten_with_its_guest() {
         let mut judge = bench
             .policy
             .judge(port(0), context, &mut bench.desk, bench.now);
-        judge.admit(frame, weight).map(|admitted| admitted.claim())
+        judge
+            .admit(frame, || weight)
+            .map(|admitted| admitted.claim())
     };
     assert_eq!(claim(&mut bench, &first), Ok(Some(Mac::new(mac(0)))));
     assert_eq!(claim(&mut bench, &first), Ok(None));
