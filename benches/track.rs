@@ -143,14 +143,12 @@ fn packets(switch: &Switch, flows: u32, direction: Direction) -> Packets {
 
 /// Frames read beforehand, so that only the tracking is timed.
 fn read(packets: &Packets) -> Vec<(FlowRef, Frame<'_>, Digest)> {
-    let read = |(flow, bytes): &'_ (FlowRef, [u8; 128])| (*flow, bytes);
     packets
         .iter()
-        .map(|packet| {
-            let (flow, bytes) = read(packet);
+        .map(|(flow, bytes)| {
             let frame = Frame::parse(bytes, 128).expect("a frame");
             let digest = Digest::of(&frame, 1);
-            (flow, frame, digest)
+            (*flow, frame, digest)
         })
         .collect()
 }
@@ -238,6 +236,7 @@ fn resident() -> u64 {
     kilobytes.expect("a number")
 }
 
+#[expect(clippy::print_stdout, reason = "a figure for people")]
 fn memory(flows: u32) {
     let before = resident();
     let tracker = Arc::new(Tracker::new(&spec(flows), 64));

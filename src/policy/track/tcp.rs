@@ -515,8 +515,9 @@ fn on_early(own: &mut Window, other: &Window, segment: &Segment) -> Step {
         if !own.has(LOOSE) {
             return Step::Invalid;
         }
-        let back = distance(segment.end, own.end).unsigned_abs();
-        if back > own.greatest().max(MIN_WINDOW) {
+        // How great the peer's window is, was not seen.
+        let ahead = distance(own.end, segment.end);
+        if !(MAX_WINDOW.wrapping_neg()..=MAX_WINDOW).contains(&ahead) {
             return Step::Invalid;
         }
         own.follow(other, segment);

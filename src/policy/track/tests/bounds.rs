@@ -107,7 +107,7 @@ fn a_connection_that_is_over_makes_room() {
         Err(DropReason::ConnectionLimit)
     );
     assert_eq!(
-        world.from_b(c, c.b(crate::frame::tcp::flag::RST).at(5000, 0)),
+        world.by_b(c, c.b(crate::frame::tcp::flag::RST).at(5000, 0)),
         State::Established
     );
     assert!(world.open(v4(0), v4(1), &other).is_ok());

@@ -105,11 +105,11 @@ fn e_29_a_flood_of_syn_costs_the_port_that_it_comes_from() {
     assert_eq!(usage(victim).turnover.reclaimed, 0);
     for c in [theirs, its] {
         assert_eq!(
-            world.from_a(c, c.a(ACK).at(1000, 5000).data(10)),
+            world.by_a(c, c.a(ACK).at(1000, 5000).data(10)),
             State::Established
         );
         assert_eq!(
-            world.from_b(c, c.b(ACK).at(5000, 1010).data(10)),
+            world.by_b(c, c.b(ACK).at(5000, 1010).data(10)),
             State::Established
         );
     }
@@ -144,13 +144,9 @@ fn e_29_a_flood_of_udp_ends_no_answered_connection() {
 fn e_31_who_does_not_know_the_key_cannot_make_hashes_meet() {
     use super::super::key::Hasher;
     let (known, secret) = (Hasher::new(), Hasher::new());
-    let key = |n: u32| {
-        let (_, digest) = (0, udp_digest(n));
-        digest
-    };
     let bucket = |hash: u64| hash & 0x3ff;
     let crafted: Vec<Key> = (0..2_000_000u32)
-        .map(key)
+        .map(udp_key)
         .filter(|key| bucket(known.hash(key)) == 5)
         .take(1024)
         .collect();
@@ -166,10 +162,10 @@ fn e_31_who_does_not_know_the_key_cannot_make_hashes_meet() {
 }
 
 /// IPv4 and IPv6 by turns, addresses and ports that count up.
-fn udp_digest(n: u32) -> Key {
+fn udp_key(n: u32) -> Key {
     let ports = n << 16 | 53;
     let (src, dst) = (u64::from(0x0a00_0000 + (n >> 8)), 0x0a00_0001);
-    let (family, high) = if n % 2 == 0 {
+    let (family, high) = if n.is_multiple_of(2) {
         (crate::policy::subject::Family::V4, 0)
     } else {
         (crate::policy::subject::Family::V6, 0xfd00 << 48)

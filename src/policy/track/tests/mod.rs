@@ -37,7 +37,7 @@ fn v4(index: u16) -> Host {
 fn v6(index: u16) -> Host {
     Host {
         port: port(index),
-        ip: Ipv6Addr::from_bits(0xfd00 << 112 | u128::from(index) + 1).into(),
+        ip: Ipv6Addr::from_bits((0xfd00 << 112) | (u128::from(index) + 1)).into(),
     }
 }
 
@@ -301,11 +301,11 @@ impl World {
         Connection { a, b }
     }
 
-    fn from_a(&mut self, c: Connection, segment: Tcp) -> State {
+    fn by_a(&mut self, c: Connection, segment: Tcp) -> State {
         self.look(c.a.0, c.b.0, &segment.made()).state
     }
 
-    fn from_b(&mut self, c: Connection, segment: Tcp) -> State {
+    fn by_b(&mut self, c: Connection, segment: Tcp) -> State {
         self.look(c.b.0, c.a.0, &segment.made()).state
     }
 }

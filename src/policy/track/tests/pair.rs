@@ -337,7 +337,7 @@ fn net(a: End, b: End, loose: bool) -> Net {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 200 } else { 2000 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 64 } else { 2000 }))]
 
     #[test]
     fn no_segment_of_two_hosts_is_invalid(

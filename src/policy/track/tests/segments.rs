@@ -101,31 +101,31 @@ fn both_may_open_at_once() {
 fn closing_runs_through_fin_to_time_wait() {
     let (mut world, c) = connected();
     assert_eq!(
-        world.from_a(c, c.a(FIN | ACK).at(1000, 5000)),
+        world.by_a(c, c.a(FIN | ACK).at(1000, 5000)),
         State::Established
     );
     assert_eq!(world.phase(), Phase::Closing);
     // The other side still sends.
     assert_eq!(
-        world.from_b(c, c.b(ACK).at(5000, 1001).data(300)),
+        world.by_b(c, c.b(ACK).at(5000, 1001).data(300)),
         State::Established
     );
-    assert_eq!(world.from_a(c, c.a(ACK).at(1001, 5300)), State::Established);
+    assert_eq!(world.by_a(c, c.a(ACK).at(1001, 5300)), State::Established);
     assert_eq!(
-        world.from_b(c, c.b(FIN | ACK).at(5300, 1001)),
+        world.by_b(c, c.b(FIN | ACK).at(5300, 1001)),
         State::Established
     );
     assert_eq!(world.phase(), Phase::Closing);
     // Nothing comes behind a FIN.
     assert_eq!(
-        world.from_a(c, c.a(ACK).at(1001, 5301).data(1)),
+        world.by_a(c, c.a(ACK).at(1001, 5301).data(1)),
         State::Invalid
     );
-    assert_eq!(world.from_a(c, c.a(ACK).at(1001, 5301)), State::Established);
+    assert_eq!(world.by_a(c, c.a(ACK).at(1001, 5301)), State::Established);
     assert_eq!(world.phase(), Phase::TimeWait);
     // The last acknowledgment was lost.
     assert_eq!(
-        world.from_b(c, c.b(FIN | ACK).at(5300, 1001)),
+        world.by_b(c, c.b(FIN | ACK).at(5300, 1001)),
         State::Established
     );
 }
@@ -134,9 +134,9 @@ fn closing_runs_through_fin_to_time_wait() {
 fn either_side_may_open_anew_after_time_wait() {
     for from_peer in [false, true] {
         let (mut world, c) = connected();
-        world.from_a(c, c.a(FIN | ACK).at(1000, 5000));
-        world.from_b(c, c.b(FIN | ACK).at(5000, 1001));
-        world.from_a(c, c.a(ACK).at(1001, 5001));
+        world.by_a(c, c.a(FIN | ACK).at(1000, 5000));
+        world.by_b(c, c.b(FIN | ACK).at(5000, 1001));
+        world.by_a(c, c.a(ACK).at(1001, 5001));
         assert_eq!(world.phase(), Phase::TimeWait);
         let (from, to) = if from_peer { (c.b, c.a) } else { (c.a, c.b) };
         let syn = Tcp::new(from, to, SYN).at(500, 0).made();
@@ -175,18 +175,18 @@ fn e_28_impossible_flags_are_invalid_and_open_nothing() {
             RST => !has(URG),
             _ => false,
         };
-        let on_new = world.from_a(other, other.a(flags).at(1, 1));
+        let on_new = world.by_a(other, other.a(flags).at(1, 1));
         let is_syn = is_legal && flags & !PSH == SYN;
         let expected = if is_syn { State::New } else { State::Invalid };
         assert_eq!(on_new, expected, "new, flags {flags:#x}");
         if !is_legal {
-            let on_old = world.from_a(c, c.a(flags).at(1000, 5000));
+            let on_old = world.by_a(c, c.a(flags).at(1000, 5000));
             assert_eq!(on_old, State::Invalid, "established, flags {flags:#x}");
         }
     }
     // XMAS as nmap sends it.
     assert_eq!(
-        world.from_a(c, c.a(FIN | PSH | URG).at(1000, 5000)),
+        world.by_a(c, c.a(FIN | PSH | URG).at(1000, 5000)),
         State::Invalid
     );
     assert_eq!(world.flows(), before);
@@ -205,19 +205,16 @@ fn e_28_a_reset_closes_only_where_the_receiver_is() {
         (5001, State::Established),
         (15_000, State::Established),
     ] {
-        assert_eq!(world.from_b(c, c.b(RST).at(seq, 0)), expected, "{seq}");
+        assert_eq!(world.by_b(c, c.b(RST).at(seq, 0)), expected, "{seq}");
         assert_eq!(
-            world.from_b(c, c.b(RST | ACK).at(seq, 1000)),
+            world.by_b(c, c.b(RST | ACK).at(seq, 1000)),
             expected,
             "{seq}"
         );
     }
-    assert_eq!(
-        world.from_b(c, c.b(RST | ACK).at(5000, 1001)),
-        State::Invalid
-    );
+    assert_eq!(world.by_b(c, c.b(RST | ACK).at(5000, 1001)), State::Invalid);
     assert_eq!(world.flows(), before);
-    assert_eq!(world.from_b(c, c.b(RST).at(5000, 0)), State::Established);
+    assert_eq!(world.by_b(c, c.b(RST).at(5000, 0)), State::Established);
     assert_eq!(world.phase(), Phase::Closed);
 }
 
@@ -246,17 +243,17 @@ fn a_syn_on_a_connection_is_challenged_and_leads_to_a_new_one() {
     let (mut world, c) = connected();
     let before = world.flows();
     // Behind: a late duplicate, or a host that has lost its memory.
-    assert_eq!(world.from_a(c, c.a(SYN).at(999, 0)), State::Established);
+    assert_eq!(world.by_a(c, c.a(SYN).at(999, 0)), State::Established);
     assert_eq!(
-        world.from_a(c, c.a(SYN).at(0x9000_0000, 0)),
+        world.by_a(c, c.a(SYN).at(0x9000_0000, 0)),
         State::Established
     );
     assert_eq!(world.flows(), before);
     // The challenge is a plain acknowledgment; the answer to it stands where the peer is.
-    assert_eq!(world.from_b(c, c.b(ACK).at(5000, 1000)), State::Established);
-    assert_eq!(world.from_a(c, c.a(RST).at(1000, 0)), State::Established);
+    assert_eq!(world.by_b(c, c.b(ACK).at(5000, 1000)), State::Established);
+    assert_eq!(world.by_a(c, c.a(RST).at(1000, 0)), State::Established);
     assert_eq!(world.phase(), Phase::Closed);
-    assert_eq!(world.from_a(c, c.a(SYN).at(0x9000_0000, 0)), State::New);
+    assert_eq!(world.by_a(c, c.a(SYN).at(0x9000_0000, 0)), State::New);
 }
 
 #[test]
@@ -272,12 +269,12 @@ fn a_syn_ahead_of_all_that_was_sent_is_judged_as_new() {
     assert_eq!(world.pass(c.a.0, c.b.0, &syn), State::New);
     assert_eq!(world.phase(), Phase::SynSent);
     // The peer still has the old connection: its challenge reaches the opener, whose reset closes.
-    assert_eq!(world.from_b(c, c.b(ACK).at(5000, 1000)), State::Established);
+    assert_eq!(world.by_b(c, c.b(ACK).at(5000, 1000)), State::Established);
     assert_eq!(
-        world.from_b(c, c.b(ACK).at(5000, 1000).data(1)),
+        world.by_b(c, c.b(ACK).at(5000, 1000).data(1)),
         State::Invalid
     );
-    assert_eq!(world.from_a(c, c.a(RST).at(1000, 0)), State::Established);
+    assert_eq!(world.by_a(c, c.a(RST).at(1000, 0)), State::Established);
     assert_eq!(world.phase(), Phase::Closed);
 }
 
@@ -285,23 +282,19 @@ fn a_syn_ahead_of_all_that_was_sent_is_judged_as_new() {
 fn a_peer_that_has_lost_its_memory_gets_a_new_connection_with_the_next_syn() {
     let (mut world, c) = connected();
     let syn = c.a(SYN).at(0x9000_0000, 0);
-    assert_eq!(world.from_a(c, syn), State::Established);
+    assert_eq!(world.by_a(c, syn), State::Established);
     let answer = c.b(SYN | ACK).at(123_456_789, 0x9000_0001);
-    assert_eq!(world.from_b(c, answer), State::Invalid);
+    assert_eq!(world.by_b(c, answer), State::Invalid);
     assert_eq!(world.phase(), Phase::Established);
     assert_eq!(world.pass(c.a.0, c.b.0, &syn.made()), State::New);
-    assert_eq!(world.from_b(c, answer), State::Established);
+    assert_eq!(world.by_b(c, answer), State::Established);
 }
 
 #[test]
 fn a_peer_opens_nothing_on_a_connection_that_is_not_over() {
     let (mut world, c) = connected();
     for seq in [0, 4999, 90_000, 0x9000_0000] {
-        assert_eq!(
-            world.from_b(c, c.b(SYN).at(seq, 0)),
-            State::Invalid,
-            "{seq}"
-        );
+        assert_eq!(world.by_b(c, c.b(SYN).at(seq, 0)), State::Invalid, "{seq}");
     }
     assert_eq!(world.phase(), Phase::Established);
 }
@@ -329,7 +322,7 @@ fn e_28_data_and_acknowledgments_out_of_the_window_are_invalid_and_change_nothin
         ),
     ] {
         let segment = c.a(ACK).at(seq, ack).data(len);
-        assert_eq!(world.from_a(c, segment), State::Invalid, "{why}");
+        assert_eq!(world.by_a(c, segment), State::Invalid, "{why}");
     }
     assert_eq!(world.flows(), before);
     for (seq, ack, len, why) in [
@@ -339,7 +332,7 @@ fn e_28_data_and_acknowledgments_out_of_the_window_are_invalid_and_change_nothin
         (1000, 5000, 10_000, "sends again"),
     ] {
         let segment = c.a(ACK).at(seq, ack).data(len);
-        assert_eq!(world.from_a(c, segment), State::Established, "{why}");
+        assert_eq!(world.by_a(c, segment), State::Established, "{why}");
     }
 }
 
@@ -355,18 +348,18 @@ fn windows_are_scaled_when_both_sides_say_so() {
         (syn.scale, answer.scale) = (mine, theirs);
         world.pass(a.0, b.0, &syn.made());
         assert_eq!(world.pass(b.0, a.0, &answer.made()), State::Established);
-        world.from_a(c, c.a(ACK).at(1000, 5000).window(1000));
+        world.by_a(c, c.a(ACK).at(1000, 5000).window(1000));
         let window = if mine.and(theirs).is_some() {
             16_000
         } else {
             1000
         };
         assert_eq!(
-            world.from_b(c, c.b(ACK).at(5000 + window, 1000).data(3)),
+            world.by_b(c, c.b(ACK).at(5000 + window, 1000).data(3)),
             State::Invalid
         );
         assert_eq!(
-            world.from_b(c, c.b(ACK).at(5000, 1000).data(window as usize).window(10)),
+            world.by_b(c, c.b(ACK).at(5000, 1000).data(window as usize).window(10)),
             State::Established
         );
         // What the SYN-ACK offered was unscaled, and is not taken back; what follows is scaled by 14 at most.
@@ -376,11 +369,11 @@ fn windows_are_scaled_when_both_sides_say_so() {
             10_000
         };
         assert_eq!(
-            world.from_a(c, c.a(ACK).at(1000 + window, 5000).data(3)),
+            world.by_a(c, c.a(ACK).at(1000 + window, 5000).data(3)),
             State::Invalid
         );
         assert_eq!(
-            world.from_a(c, c.a(ACK).at(1000 + window - 1, 5000).data(1)),
+            world.by_a(c, c.a(ACK).at(1000 + window - 1, 5000).data(1)),
             State::Established
         );
     }
@@ -391,14 +384,14 @@ fn a_segment_of_64_kilobytes_counts_whole() {
     for (a, b, len) in [(v4(0), v4(1), 65_495), (v6(0), v6(1), 65_476)] {
         let mut world = World::new(&spec());
         let c = world.connect(a, b);
-        world.from_b(c, c.b(ACK).at(5000, 1000).window(65_535));
+        world.by_b(c, c.b(ACK).at(5000, 1000).window(65_535));
         assert_eq!(
-            world.from_a(c, c.a(ACK).at(1000, 5000).data(len)),
+            world.by_a(c, c.a(ACK).at(1000, 5000).data(len)),
             State::Established
         );
         let ack = 1000 + u32::try_from(len).unwrap();
-        assert_eq!(world.from_b(c, c.b(ACK).at(5000, ack + 1)), State::Invalid);
-        assert_eq!(world.from_b(c, c.b(ACK).at(5000, ack)), State::Established);
+        assert_eq!(world.by_b(c, c.b(ACK).at(5000, ack + 1)), State::Invalid);
+        assert_eq!(world.by_b(c, c.b(ACK).at(5000, ack)), State::Established);
     }
 }
 
@@ -408,7 +401,7 @@ fn a_connection_is_picked_up_in_the_middle_only_where_that_is_wanted() {
     let c = Connection { a, b };
     let middle = c.a(ACK | PSH).at(700_000, 900_000).data(1000);
     let mut strict = World::new(&spec());
-    assert_eq!(strict.from_a(c, middle), State::Invalid);
+    assert_eq!(strict.by_a(c, middle), State::Invalid);
 
     let mut world = World::new(&TrackingSpec {
         loose: true,
@@ -416,33 +409,33 @@ fn a_connection_is_picked_up_in_the_middle_only_where_that_is_wanted() {
     });
     for flags in [RST, RST | ACK, SYN | ACK, FIN | ACK] {
         assert_eq!(
-            world.from_a(c, c.a(flags).at(700_000, 900_000)),
+            world.by_a(c, c.a(flags).at(700_000, 900_000)),
             State::Invalid
         );
     }
     assert_eq!(world.pass(a.0, b.0, &middle.made()), State::New);
     assert_eq!(world.phase(), Phase::SynSent);
     assert_eq!(
-        world.from_a(c, c.a(ACK).at(701_000, 900_000).data(1000)),
+        world.by_a(c, c.a(ACK).at(701_000, 900_000).data(1000)),
         State::Established
     );
     // The windows are as the first segments show them.
     assert_eq!(
-        world.from_b(c, c.b(ACK).at(900_000, 0x9000_0000)),
+        world.by_b(c, c.b(ACK).at(900_000, 0x9000_0000)),
         State::Invalid
     );
     assert_eq!(
-        world.from_b(c, c.b(ACK).at(900_000, 702_000)),
+        world.by_b(c, c.b(ACK).at(900_000, 702_000)),
         State::Established
     );
     assert_eq!(world.phase(), Phase::Established);
     assert_eq!(
-        world.from_b(c, c.b(ACK).at(0x9000_0000, 702_000).data(9)),
+        world.by_b(c, c.b(ACK).at(0x9000_0000, 702_000).data(9)),
         State::Invalid
     );
-    assert_eq!(world.from_b(c, c.b(RST).at(0x9000_0000, 0)), State::Invalid);
+    assert_eq!(world.by_b(c, c.b(RST).at(0x9000_0000, 0)), State::Invalid);
     assert_eq!(world.phase(), Phase::Established);
-    assert_eq!(world.from_b(c, c.b(RST).at(900_000, 0)), State::Established);
+    assert_eq!(world.by_b(c, c.b(RST).at(900_000, 0)), State::Established);
     assert_eq!(world.phase(), Phase::Closed);
 }
 

@@ -312,7 +312,7 @@ fn connections_end_when_their_time_is_over() {
     assert_eq!(world.tracker().sweep(world.now, 10), 1);
     world.wait(89);
     assert_eq!(world.tracker().sweep(world.now, 10), 0);
-    assert_eq!(world.from_b(c, c.b(RST).at(5000, 0)), State::Established);
+    assert_eq!(world.by_b(c, c.b(RST).at(5000, 0)), State::Established);
     world.wait(19);
     assert_eq!(world.tracker().sweep(world.now, 10), 0);
     world.wait(1);
@@ -425,7 +425,7 @@ fn a_connection_reads_well_as_json() {
     let mut world = World::new(&spec());
     world.connect(v4(0), v4(1));
     world.wait(4);
-    let json = serde_json::to_value(&world.flows()[0]).unwrap();
+    let json = serde_json::to_value(world.flows()[0]).unwrap();
     let expected = serde_json::json!({
         "opener": 0, "peer": 1, "vid": 7, "protocol": 6,
         "src_ip": "10.0.0.1", "dst_ip": "10.0.0.2", "src_port": 40_000, "dst_port": 80,
