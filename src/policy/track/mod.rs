@@ -45,6 +45,8 @@ mod seats;
 mod slab;
 mod table;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::sync::atomic::{AtomicUsize, Ordering, fence};

@@ -54,8 +54,9 @@ pub(super) struct Books {
     ended: List,
     /// Half-open connections, in the order of their opening; some are no longer, and are taken out when met.
     half: List,
-    /// Where the next look for what has expired begins.
+    /// Where the next look for room begins, and where the sweep has come to.
     hand: u32,
+    swept: u32,
     /// Thousandths of a connection that may still be opened, and when that was reckoned.
     tokens: u64,
     reckoned: Tick,
@@ -264,6 +265,10 @@ impl Table {
         if !books.may_open(settings, opening.now) {
             return Err(DropReason::ConnectionRate);
         }
+        if !self.has_place(books, seats) {
+            return Err(DropReason::ConnectionLimit);
+        }
+        self.tidy(books);
         let (half, all) = (&settings.half_open, &settings.per_port);
         if self.half_open() >= half.load(Relaxed) {
             self.make_room(books, seats, settings, opening.now);
@@ -303,6 +308,15 @@ impl Table {
         })
     }
 
+    /// Whether [`Table::place`] has one: asked before anything ends to make room.
+    fn has_place(&self, books: &Books, seats: &Seats) -> bool {
+        let vacated = books.ended.first.checked_sub(1);
+        books.used < books.slots
+            || vacated
+                .and_then(|slot| self.slab.links(slot))
+                .is_some_and(|links| seats.is_past(links[BACK].load(Relaxed)))
+    }
+
     /// A place for another connection: one that has been vacated for long enough, or a new one.
     fn place(&self, books: &mut Books, seats: &Seats) -> Option<u32> {
         if let Some(slot) = books.ended.first.checked_sub(1) {
@@ -327,7 +341,7 @@ impl Table {
     /// Ends what has expired or is over among the next few, and else the oldest that is half open; never an
     /// established one.
     fn make_room(&self, books: &mut Books, seats: &Seats, settings: &Settings, now: Tick) {
-        let ended = self.sweep(books, seats, settings, now, EFFORT, true);
+        let ended = self.look_for_room(books, seats, settings, now);
         if ended > 0 && self.half_open() < settings.half_open.load(Relaxed) {
             return;
         }
@@ -345,39 +359,74 @@ impl Table {
         }
     }
 
-    /// Looks at the next `budget` places for connections that have expired, also at such as are over if there is
-    /// need of room. Returns how many it ended.
-    pub(super) fn sweep(
+    /// Takes answered connections off the head of the list of half-open ones: more than one opening puts in, so that
+    /// hardly any is left to pass over when there is need of room.
+    fn tidy(&self, books: &mut Books) {
+        for _ in 0..2 {
+            match books.half.first.checked_sub(1) {
+                Some(slot)
+                    if self
+                        .live_at(slot)
+                        .is_none_or(|found| found.header & HALF == 0) =>
+                {
+                    self.unlist(books, slot);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Ends what has expired or is over among the next few places; returns how many.
+    fn look_for_room(
         &self,
         books: &mut Books,
         seats: &Seats,
         settings: &Settings,
         now: Tick,
-        budget: u32,
+    ) -> u32 {
+        let from = books.hand;
+        books.hand = after(from, EFFORT, books.used);
+        self.end_expired(books, seats, settings, now, (from, EFFORT), true)
+    }
+
+    /// Ends what has expired among the next `count` places of the sweep. Returns how many it ended, and whether it
+    /// has come to the end of the table.
+    pub(super) fn sweep(
+        &self,
+        seats: &Seats,
+        settings: &Settings,
+        now: Tick,
+        count: u32,
+    ) -> (u32, bool) {
+        let books = &mut *self.lock();
+        let from = books.swept;
+        books.swept = after(from, count, books.used);
+        let ended = self.end_expired(books, seats, settings, now, (from, count), false);
+        (ended, books.swept == 0)
+    }
+
+    fn end_expired(
+        &self,
+        books: &mut Books,
+        seats: &Seats,
+        settings: &Settings,
+        now: Tick,
+        (from, count): (u32, u32),
         in_need: bool,
     ) -> u32 {
-        let mut ended = 0;
-        for _ in 0..budget.min(books.used) {
-            let slot = if books.hand < books.used {
-                books.hand
-            } else {
-                0
-            };
-            books.hand = slot + 1;
-            let Some(found) = self.live_at(slot) else {
-                continue;
-            };
+        let mut ended = 0u32;
+        self.walk(books, from, count, |books, found| {
             if found.is_expired(settings, now) {
                 books.turnover.expired += 1;
             } else if !in_need || !found.phase().is_over() {
                 if found.header & HALF == 0 {
-                    self.unlist(books, slot);
+                    self.unlist(books, found.slot);
                 }
-                continue;
+                return;
             }
             self.end(books, seats, &found);
-            ended += 1;
-        }
+            ended = ended.saturating_add(1);
+        });
         ended
     }
 
@@ -399,15 +448,6 @@ impl Table {
             if let Some(found) = self.live_at(slot) {
                 show(books, found);
             }
-        }
-    }
-
-    /// How many used places there are from the hand of the sweep on.
-    pub(super) fn before_end(&self) -> u32 {
-        let books = self.lock();
-        match books.used.saturating_sub(books.hand) {
-            0 => books.used,
-            rest => rest,
         }
     }
 
@@ -479,6 +519,12 @@ impl Table {
             epoch,
         })
     }
+}
+
+/// The place after `count` from `from` on, of `used`; the first again at the end.
+fn after(from: u32, count: u32, used: u32) -> u32 {
+    let next = from.saturating_add(count);
+    if next < used { next } else { 0 }
 }
 
 /// Writes a new connection into its place and shows it; returns its header.
