@@ -35,7 +35,7 @@ pub(super) fn hex(text: &str) -> Result<Option<Vec<u8>>, PacketError> {
     }
     let wrong =
         |problem: &str| PacketError::new(problem, "give a whole frame, two digits for each byte");
-    if !is_hex || digits.len() % 2 != 0 {
+    if !is_hex || !digits.len().is_multiple_of(2) {
         return Err(wrong("not an even number of hexadecimal digits"));
     }
     if digits.len() < 28 || digits.len() / 2 > MAX_FRAME as usize {
@@ -234,7 +234,7 @@ fn ip_body(
 ) -> Result<Body, PacketError> {
     let has_ports = matches!(number, protocol::TCP | protocol::UDP);
     let split = |end: Option<&'_ str>| match end {
-        Some(end) if has_ports => split_port(end).map(|(address, port)| (address, port)),
+        Some(end) if has_ports => split_port(end),
         end => Ok((end.map(str::to_owned), None)),
     };
     let (src, src_port) = split(src)?;

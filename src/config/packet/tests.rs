@@ -158,7 +158,7 @@ fn layer_2_is_that_of_the_ports_unless_it_is_said() {
     assert_eq!(macs("tcp > :1"), (a, b, None));
     let said = macs("tcp > :1 vlan=10 mac 52:54:00:00:00:03 > 52:54:00:00:00:04");
     assert_eq!((said.0, said.1), (0x5254_0000_0003, 0x5254_0000_0004));
-    assert_eq!(said.2.map(u16::from), Some(10));
+    assert_eq!(said.2, Some(10));
     assert_eq!(macs("tcp > :1 mac > 52:54:00:00:00:04").0, a);
     assert_eq!(macs("udp > 255.255.255.255:67").1, 0xffff_ffff_ffff);
     assert_eq!(macs("udp > 239.129.2.3:67").1, 0x0100_5e01_0203);
