@@ -15,6 +15,7 @@
 //! Promised to the path: a burst counts into plain integers, a [`Tally`], and adds them to the shared
 //! counters once. Counters of two ports, and the two directions of one port, never share a cache line.
 
+pub mod drops;
 mod limit;
 mod ports;
 mod reason;
@@ -252,6 +253,8 @@ pub struct PortCounters {
     egress: Egress,
     /// What happens to the port beside its frames.
     pub events: Events,
+    /// The last frames from it that were dropped.
+    pub drops: drops::DropLog,
 }
 
 impl PortCounters {

@@ -186,6 +186,8 @@ impl Step {
             judge: gate
                 .policy
                 .judge(lanes.id(), &mut kept.flows, &mut self.desk, now),
+            drops: &lanes.counters().drops,
+            now,
             special: Frames::default(),
         };
         let answers = court.sit(&mut self.slots, &mut self.fanout);
@@ -200,7 +202,7 @@ impl Step {
         );
         lane.ring.complete(&self.chains);
         // Before anybody is told, so that whoever has a frame finds it in the books.
-        self.count(lanes);
+        self.count(lanes, now);
         if !answers.is_empty() {
             self.answer(lanes, answers, gate);
         }
@@ -256,6 +258,8 @@ impl Step {
             judge: gate
                 .policy
                 .judge(lanes.id(), &mut kept.flows, &mut self.desk, now),
+            drops: &lanes.counters().drops,
+            now,
             special: Frames::default(),
         };
         court.sit(&mut self.slots, &mut self.fanout);
@@ -268,7 +272,7 @@ impl Step {
             ports,
             gate,
         );
-        self.count(lanes);
+        self.count(lanes, now);
         self.egress.publish(ports);
     }
 
@@ -301,8 +305,9 @@ impl Step {
     }
 
     /// Puts the outcome of the burst into the port's books.
-    fn count(&mut self, lanes: &Lanes) {
-        self.slots.count(&mut self.tally);
+    fn count(&mut self, lanes: &Lanes, now: Tick) {
+        self.slots
+            .count(&mut self.tally, &lanes.counters().drops, now);
         lanes.counters().add_ingress(&mut self.tally);
     }
 }
