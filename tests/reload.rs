@@ -470,3 +470,44 @@ fn o_6_a_quarantine_that_cannot_be_saved_holds_and_says_so() {
     assert_eq!(switch.port("a")["quarantine"]["port"], "a");
     victims.talk(10);
 }
+
+#[test]
+fn dropped_frames_are_kept_with_their_reason_and_rule() {
+    use portcullis::control::DropsQuery;
+    let acl = "[acl.quiet]\noutbound = [ { deny = \"udp\", port = 53, name = \"no-dns\" }, { allow = \"any\" } ]\n";
+    let tables = [("a", "acl = \"quiet\"".to_owned()), ("b", acl.to_owned())];
+    let tables = tables
+        .each_ref()
+        .map(|(name, table)| (*name, table.as_str()));
+    let switch = Switch::start(&tables);
+    let (mut a, mut b) = (switch.guest("a", mac(1)), switch.guest("b", mac(2)));
+    // UDP from 10.0.0.1:1024 to 10.0.0.2:53, without a checksum.
+    let ip = [
+        0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x66, 0xcf, 10, 0, 0, 1, 10, 0, 0, 2, //
+        4, 0, 0, 53, 0, 8, 0, 0,
+    ];
+    let mut query = [&mac(2)[..], &mac(1)[..], &[0x08, 0x00], &ip].concat();
+    query.resize(60, 0);
+    a.send(&query).unwrap();
+    let passes = frame(mac(2), mac(1), b"passes");
+    a.send(&passes).unwrap();
+    assert_eq!(expect(&mut b).bytes, passes);
+    let answer = switch.ask(&Question::Drops(DropsQuery::default())).unwrap();
+    let ports = answer["ports"].as_array().unwrap();
+    assert_eq!(ports.len(), 1, "{answer}");
+    let frame = &ports[0]["frames"][0];
+    assert_eq!(frame["reason"], "denied-outbound");
+    assert_eq!(frame["rule"]["name"], "no-dns");
+    assert_eq!(frame["to"], "b");
+    assert_eq!(frame["len"], 60);
+    let hex: String = query.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(frame["bytes"], hex);
+    // And the rule's hits.
+    let rules = switch.ask(&Question::Rules(Default::default())).unwrap();
+    let rule = &rules["rules"][0];
+    assert_eq!(
+        (&rule["name"], &rule["hits"]),
+        (&"no-dns".into(), &1.into())
+    );
+    assert_eq!(rule["action"], "deny");
+}

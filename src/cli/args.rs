@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use super::demo::DemoArgs;
 use super::import::ImportArgs;
 use super::load::LoadArgs;
+use super::seen::parse_protocol;
 use super::target::Target;
 use crate::config::Overrides;
 
@@ -39,6 +40,10 @@ pub(super) enum Command {
     Reload(ReloadArgs),
     /// List the addresses of a running switch
     Fdb(FdbArgs),
+    /// Show the last frames of each port that were dropped, and why: a sample, not all
+    Drops(DropsArgs),
+    /// List the connections that a running switch tracks
+    Flows(FlowsArgs),
     /// Cut a port off from all but its helpers, until it is released
     Quarantine(QuarantineArgs),
     /// Let a port out of quarantine
@@ -68,6 +73,41 @@ pub(super) struct FdbArgs {
     pub(super) port: Option<String>,
 
     /// As JSON, one address a line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DropsArgs {
+    /// Only those from this port
+    pub(super) port: Option<String>,
+
+    #[command(flatten)]
+    pub(super) target: Target,
+
+    /// As JSON, one port a line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FlowsArgs {
+    #[command(flatten)]
+    pub(super) target: Target,
+
+    /// Only those from or to this port
+    #[arg(long)]
+    pub(super) port: Option<String>,
+
+    /// Only those of this protocol: tcp, udp, icmp, icmp6 or a number
+    #[arg(long, value_parser = parse_protocol)]
+    pub(super) proto: Option<u8>,
+
+    /// At most so many
+    #[arg(long, value_name = "COUNT")]
+    pub(super) limit: Option<usize>,
+
+    /// As JSON, one connection a line
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -117,6 +157,10 @@ pub(super) struct StatusArgs {
     /// As JSON, all of it
     #[arg(long)]
     pub(super) json: bool,
+
+    /// The rules in force instead, with the frames that each has decided
+    #[arg(long, conflicts_with = "watch")]
+    pub(super) rules: bool,
 
     /// Again and again, every so many seconds
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", require_equals = true)]

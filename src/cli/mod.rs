@@ -21,7 +21,9 @@ mod logging;
 mod quarantine;
 mod reload;
 mod run;
+mod seen;
 mod status;
+mod summary;
 mod table;
 mod target;
 
@@ -71,6 +73,9 @@ pub enum Failure {
     /// A switch did not answer.
     #[error(transparent)]
     Ask(#[from] AskError),
+    /// A list changed while it was shown.
+    #[error("the policy changed while its rules were listed; ask again")]
+    Changed,
     /// It was done, and would not survive a restart.
     #[error(
         "it is in force, and would not survive a restart: {0}; make room there and say it again"
@@ -103,6 +108,7 @@ impl Failure {
             | Self::Ask(_)
             | Self::Which(_)
             | Self::NotSaved(_)
+            | Self::Changed
             | Self::Output(_) => 1,
         }
     }
@@ -154,6 +160,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => reload::reload(&args),
         Command::Fdb(args) => fdb::fdb(&args),
+        Command::Drops(args) => seen::drops(&args),
+        Command::Flows(args) => seen::flows(&args),
         Command::Quarantine(args) => quarantine::quarantine(&args),
         Command::Release(args) => quarantine::release(&args),
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::args::StatusArgs;
 use super::target::Target;
-use super::{Failure, print, table};
+use super::{Failure, print, seen, table};
 use crate::control::{AskError, Question, SwitchReport, ask};
 
 /// Clears the terminal and goes to its first place (ECMA-48: ED, CUP).
@@ -12,6 +12,9 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 
 pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
     let path = Target::new(args.name.clone(), args.control.clone()).socket()?;
+    if args.rules {
+        return seen::rules(&path, args.json);
+    }
     let Some(seconds) = args.watch else {
         return print(&shown(&path, args.json)?);
     };

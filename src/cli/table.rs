@@ -25,11 +25,12 @@ fn headline(report: &SwitchReport) -> String {
         .map(|worker| format!("{:.0} %", worker.busy * 100.0))
         .collect();
     format!(
-        "{}: pid {}, up {}, portcullis {}, {} of {} addresses, workers busy {}\n",
+        "{}: pid {}, up {}, portcullis {}, policy {}, {} of {} addresses, workers busy {}\n",
         report.name,
         report.pid,
         duration(report.uptime_s),
         report.program,
+        report.epoch,
         report.fdb.learned,
         report.fdb.capacity,
         busy.join(" ")
@@ -96,6 +97,19 @@ fn details(port: &PortReport, text: &mut String) {
             ward.helpers.join(", ")
         };
         lines.push(("quarantine", format!("by {}, reaches {reaches}", ward.by)));
+    }
+    if !port.switched_off.is_empty() {
+        lines.push(("switched off", port.switched_off.join(" ")));
+    }
+    if !port.lists.is_empty() {
+        lines.push(("lists", port.lists.join(" ")));
+    }
+    if !port.limits.is_empty() {
+        lines.push(("limits", port.limits.join(", ")));
+    }
+    if port.connections.0 > 0 {
+        let (open, most) = port.connections;
+        lines.push(("connections", format!("{open} of {most}")));
     }
     if let Some(why) = &status.why {
         lines.push(("why", why.clone()));

@@ -17,6 +17,7 @@ mod change;
 mod client;
 mod protocol;
 mod report;
+mod seen;
 mod server;
 mod table;
 
@@ -29,6 +30,10 @@ pub use protocol::{
     Answer, MAX_REQUEST, QuarantineRequest, Question, ReleaseRequest, ReloadRequest, VERSION,
 };
 pub use report::{FdbReport, Flow, MacReport, PortReport, Rates, SwitchReport, WorkerReport};
+pub use seen::{
+    DropReport, DropsPage, DropsQuery, FlowReport, FlowsPage, FlowsQuery, PortDrops, RuleName,
+    RuleReport, RulesPage, RulesQuery, Traffic,
+};
 pub use server::{ControlError, MAX_CLIENTS, Response, Server, Ticket};
 pub use table::{AddressReport, FdbPage, FdbQuery};
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::change::{ConfigurationReport, QuarantineAnswer, ReloadReport};
 use super::report::SwitchReport;
+use super::seen::{DropsPage, DropsQuery, FlowsPage, FlowsQuery, RulesPage, RulesQuery};
 use super::table::{FdbPage, FdbQuery};
 
 /// The version of the protocol.
@@ -36,6 +37,12 @@ pub enum Question {
     Configuration,
     /// One page of the forwarding table.
     Fdb(FdbQuery),
+    /// The last dropped frames of some ports.
+    Drops(DropsQuery),
+    /// One page of the tracked connections.
+    Flows(FlowsQuery),
+    /// One page of the rules in force, with their hits.
+    Rules(RulesQuery),
     /// Put a port in quarantine, or change its helpers.
     Quarantine(QuarantineRequest),
     /// Let a port out of quarantine.
@@ -51,6 +58,9 @@ impl Question {
             Self::Reload(_) => "reload",
             Self::Configuration => "configuration",
             Self::Fdb(_) => "fdb",
+            Self::Drops(_) => "drops",
+            Self::Flows(_) => "flows",
+            Self::Rules(_) => "rules",
             Self::Quarantine(_) | Self::Release(_) => "quarantine",
         }
     }
@@ -103,6 +113,12 @@ pub enum Answer {
     Configuration(Box<ConfigurationReport>),
     /// To [`Question::Fdb`].
     Fdb(FdbPage),
+    /// To [`Question::Drops`].
+    Drops(DropsPage),
+    /// To [`Question::Flows`].
+    Flows(FlowsPage),
+    /// To [`Question::Rules`].
+    Rules(RulesPage),
     /// To [`Question::Quarantine`] and [`Question::Release`].
     Quarantine(QuarantineAnswer),
     /// The request was refused.

@@ -75,6 +75,18 @@ pub struct PortReport {
     pub macs: MacReport,
     /// Over the last second.
     pub rates: Rates,
+    /// What of port security was switched off for it, in the configuration's words.
+    #[serde(default)]
+    pub switched_off: Vec<String>,
+    /// The lists of rules that are bound to it, by name.
+    #[serde(default)]
+    pub lists: Vec<String>,
+    /// Its limits, in words: `sends 100000000 bit/s`.
+    #[serde(default)]
+    pub limits: Vec<String>,
+    /// Connections that it has opened, and how many it may have open at once.
+    #[serde(default)]
+    pub connections: (u32, u32),
     /// If it is in quarantine: since when, and whom it still reaches.
     #[serde(default)]
     pub quarantine: Option<QuarantineReport>,

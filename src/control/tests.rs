@@ -77,6 +77,10 @@ fn report() -> SwitchReport {
         queue_pairs: 1,
         macs: MacReport::default(),
         rates: Rates::default(),
+        switched_off: Vec::new(),
+        lists: Vec::new(),
+        limits: Vec::new(),
+        connections: (0, 0),
         quarantine: None,
     };
     SwitchReport {

@@ -16,6 +16,7 @@
 //! counters once. Counters of two ports, of the two directions of one port, and of two receive rings never share a cache
 //! line, and each of these has one writer at a time: no locked operation stands between a frame and its receiver.
 
+pub mod drops;
 mod limit;
 mod ports;
 mod reason;
@@ -272,6 +273,8 @@ pub struct PortCounters {
     egress: Box<[Egress]>,
     /// What happens to the port beside its frames.
     pub events: Events,
+    /// The last frames from it that were dropped.
+    pub drops: drops::DropLog,
 }
 
 impl PortCounters {

@@ -9,6 +9,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
+use super::plan::Live;
 use super::quarantine::unknown_port;
 use super::reload::Job;
 use super::{DaemonError, Switch};
@@ -116,7 +117,13 @@ impl Switch {
         // A port that has gone since the event was taken is not there any more.
         if let Some(port) = self.ports.get_mut(&id) {
             port.on_ready(source, now);
-            forget(port, &self.fdb, &self.state, &mut self.forgotten);
+            forget(
+                port,
+                &self.live,
+                &self.fdb,
+                &self.state,
+                &mut self.forgotten,
+            );
         }
     }
 
@@ -125,7 +132,13 @@ impl Switch {
         self.bell.silence();
         for port in self.ports.values_mut() {
             port.on_bell(now);
-            forget(port, &self.fdb, &self.state, &mut self.forgotten);
+            forget(
+                port,
+                &self.live,
+                &self.fdb,
+                &self.state,
+                &mut self.forgotten,
+            );
         }
     }
 
@@ -133,7 +146,13 @@ impl Switch {
         for port in self.ports.values_mut() {
             if port.next_deadline().is_some_and(|at| at <= now) {
                 port.on_deadline(now);
-                forget(port, &self.fdb, &self.state, &mut self.forgotten);
+                forget(
+                    port,
+                    &self.live,
+                    &self.fdb,
+                    &self.state,
+                    &mut self.forgotten,
+                );
             }
         }
     }
@@ -160,6 +179,9 @@ impl Switch {
             }),
             Question::Configuration => self.configuration().into(),
             Question::Fdb(query) => self.addresses(&query, now).into(),
+            Question::Drops(query) => self.drops(&query, now).into(),
+            Question::Flows(query) => self.flows(&query, now).into(),
+            Question::Rules(query) => self.rules(&query).into(),
             Question::Quarantine(request) => self.hold(request, ticket),
             Question::Release(request) => self.release(&request.port, ticket),
         }
@@ -228,7 +250,13 @@ impl Switch {
         self.control.tick();
         for port in self.ports.values_mut() {
             port.on_second(now);
-            forget(port, &self.fdb, &self.state, &mut self.forgotten);
+            forget(
+                port,
+                &self.live,
+                &self.fdb,
+                &self.state,
+                &mut self.forgotten,
+            );
         }
         if let Some(workers) = &self.workers {
             self.record.sample(&self.ports, workers, &self.clock);
@@ -242,15 +270,19 @@ impl Switch {
 
 /// Forgets the addresses of a guest that has gone, so that nothing of theirs goes to whoever comes next; noted for a job
 /// that may have copied them already.
-fn forget(port: &mut Port, fdb: &Fdb, state: &State, forgotten: &mut Vec<PortId>) {
-    if port.take_ended() {
-        if let Some(mac) = state.guard(port.id()).and_then(GuardState::kept) {
-            fdb.remove_static(port.id(), mac);
-        }
-        state.forget(port.id());
-        fdb.flush_port(port.id());
-        if !forgotten.contains(&port.id()) {
-            forgotten.push(port.id());
-        }
+fn forget(port: &mut Port, live: &Live, fdb: &Fdb, state: &State, forgotten: &mut Vec<PortId>) {
+    if !port.take_ended() {
+        return;
+    }
+    let id = port.id();
+    if let Some(mac) = state.guard(id).and_then(GuardState::kept)
+        && !live.declares(id, mac)
+    {
+        fdb.remove_static(id, mac);
+    }
+    state.forget(id);
+    fdb.flush_port(id);
+    if !forgotten.contains(&id) {
+        forgotten.push(id);
     }
 }

@@ -9,6 +9,8 @@ use std::fmt::Display;
 use crate::config::{PortSpec, SwitchSpec};
 use crate::control::{ChangeReport, PortChange};
 use crate::counters::{MAX_PORTS, PortId, PortSet};
+use crate::policy::rule::Rule;
+use crate::policy::spec::{GuardSpec, MacSpec};
 
 /// Where a port of the new configuration comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,8 +115,34 @@ fn policy_keys(old: &PortSpec, new: &PortSpec) -> Vec<&'static str> {
         ("groups", old.groups != new.groups),
         ("mac", old.macs != new.macs),
         ("vlan", old.vlan != new.vlan),
+        ("security", is_guarded_otherwise(old, new)),
+        ("acl", lists(old) != lists(new)),
+        ("limits", old.limits != new.limits),
+        ("connections", old.quota != new.quota),
+        ("max_macs", old.max_macs != new.max_macs),
     ];
     differing(&keys)
+}
+
+/// Whether port security differs by more than follows from declared addresses.
+fn is_guarded_otherwise(old: &PortSpec, new: &PortSpec) -> bool {
+    let but_addresses = |guard: &GuardSpec| GuardSpec {
+        mac: MacSpec::Sticky,
+        ..guard.clone()
+    };
+    but_addresses(&old.guard) != but_addresses(&new.guard)
+        || (old.macs == new.macs && old.guard.mac != new.guard.mac)
+}
+
+/// What its lists say, wherever it was written.
+fn lists(port: &PortSpec) -> [Option<Vec<Rule>>; 2] {
+    [&port.outbound, &port.inbound].map(|list| {
+        let unplaced = |rule: &Rule| Rule {
+            origin: String::new(),
+            ..rule.clone()
+        };
+        Some(list.as_ref()?.iter().map(unplaced).collect())
+    })
 }
 
 fn differing(keys: &[(&'static str, bool)]) -> Vec<&'static str> {
@@ -130,9 +158,18 @@ fn settings(old: &SwitchSpec, new: &SwitchSpec) -> Vec<String> {
         ("fdb ageing", old.fdb.ageing, new.fdb.ageing),
     ];
     let differing = pairs.iter().filter(|(_, old, new)| old != new);
-    differing
+    let mut settings: Vec<String> = differing
         .map(|(key, old, new)| format!("{key} {old} to {new}"))
-        .collect()
+        .collect();
+    if old.default_deny != new.default_deny {
+        let default = |deny| if deny { "deny" } else { "allow" };
+        let (from, to) = (default(old.default_deny), default(new.default_deny));
+        settings.push(format!("default {from} to {to}"));
+    }
+    if old.tracking != new.tracking {
+        settings.push("connection tracking".to_owned());
+    }
+    settings
 }
 
 /// What differs and is fixed when the switch starts, such as `workers (1 to 2)`.
@@ -186,6 +223,12 @@ pub fn needing_restart(old: &SwitchSpec, new: &SwitchSpec) -> Vec<String> {
     );
     let differs = old.spin_us != new.spin_us;
     note(&mut list, "spin_us", differs, old.spin_us, new.spin_us);
+    for port in &new.ports {
+        let was = old.ports.iter().find(|was| was.name == port.name);
+        if was.is_some_and(|was| was.endpoint == port.endpoint && was.access != port.access) {
+            list.push(format!("who may open the socket of port {:?}", port.name));
+        }
+    }
     list
 }
 

@@ -34,6 +34,7 @@ mod prepare;
 mod quarantine;
 mod record;
 mod reload;
+mod seen;
 mod signals;
 mod source;
 

@@ -10,7 +10,7 @@ use crate::config::{PortSpec, SwitchSpec};
 use crate::counters::PortId;
 use crate::datapath::{Gate, Options};
 use crate::fabric::{Fabric, Fdb, GroupId, Mode, PortRow, StaticError, VidSet, VlanMembership};
-use crate::frame::Vid;
+use crate::frame::{Mac, Vid};
 use crate::memory::Limits;
 use crate::policy::acl::TooLarge;
 use crate::policy::quarantine::Quarantine;
@@ -47,6 +47,12 @@ impl Live {
     /// All ports with their numbers, in the order of the configuration.
     pub(super) fn ports(&self) -> impl Iterator<Item = (&PortSpec, PortId)> {
         self.spec.ports.iter().zip(self.ids.iter().copied())
+    }
+
+    /// Whether the configuration gives a port that address.
+    pub(super) fn declares(&self, id: PortId, mac: Mac) -> bool {
+        self.ports()
+            .any(|(port, other)| other == id && port.macs.contains(&mac))
     }
 
     /// The port of that name.
@@ -174,7 +180,6 @@ fn rows(ports: &[PortSpec], ids: &[PortId]) -> Vec<PortRow> {
 mod tests {
     use super::*;
     use crate::config::{Overrides, from_text};
-    use crate::frame::Mac;
 
     fn spec(ports: &[&str]) -> SwitchSpec {
         let overrides = Overrides {

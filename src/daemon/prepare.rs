@@ -179,9 +179,9 @@ impl Basis {
         let concerned = |id: PortId, index: usize| {
             let before = self.live.ports().find(|(_, other)| *other == id);
             let after = spec.ports.get(index);
-            before
-                .zip(after)
-                .is_none_or(|((old, _), new)| old.macs != new.macs || old.vlan != new.vlan)
+            before.zip(after).is_none_or(|((old, _), new)| {
+                old.macs != new.macs || old.vlan != new.vlan || old.guard.mac != new.guard.mac
+            })
         };
         let is_as_before = leaving.is_empty()
             && old.fdb == spec.fdb
@@ -255,7 +255,12 @@ impl Basis {
                 Endpoint::Listen(path) => self.held.get(path).copied(),
                 Endpoint::Connect(_) => None,
             };
-            let inherits = inherits.filter(|holder| leaving.contains(holder));
+            // Who may open a socket is decided when it is made.
+            let suits = |holder: PortId| {
+                let mut before = self.live.ports();
+                before.any(|(old, id)| id == holder && old.access == port.access)
+            };
+            let inherits = inherits.filter(|holder| leaving.contains(holder) && suits(*holder));
             let port = match inherits {
                 Some(_) => Port::heir(setup, lanes, epoll, now),
                 None => Port::prepare(setup, lanes, epoll, now).map_err(|source| {

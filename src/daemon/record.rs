@@ -8,6 +8,7 @@ use crate::control::{FdbReport, MacReport, PortReport, Rates, SwitchReport, Work
 use crate::counters::{PortId, PortSnapshot};
 use crate::datapath::{WorkerStatus, Workers};
 use crate::fabric::{Fdb, FdbEntry, VidSet, VlanMembership};
+use crate::policy::spec::LimitSpec;
 use crate::port::port::Port;
 
 use super::plan::Live;
@@ -92,6 +93,7 @@ impl Record {
     ) -> SwitchReport {
         let generation = workers.generation();
         let fdb = generation.gate.fabric.fdb();
+        let state = generation.gate.policy.state();
         let mut learned = learned(fdb, now);
         let known = live
             .ports()
@@ -113,6 +115,10 @@ impl Record {
                 .get(&id)
                 .map(|(_, rates)| *rates)
                 .unwrap_or_default(),
+            switched_off: spec.switched_off().into_iter().map(str::to_owned).collect(),
+            lists: spec.lists.clone(),
+            limits: limits(&spec.limits),
+            connections: (state.tracker().usage(id).flows, spec.quota.connections),
             quarantine: wards.get(&spec.name).cloned(),
         });
         let workers = self.workers.iter().zip(workers.status());
@@ -158,6 +164,22 @@ fn address(entry: &FdbEntry) -> String {
         Some(vid) if vid != crate::frame::Vid::DEFAULT => format!("{} (vlan {vid})", entry.mac),
         _ => entry.mac.to_string(),
     }
+}
+
+/// The limits that are set, in words.
+fn limits(spec: &LimitSpec) -> Vec<String> {
+    let all = [
+        ("sends", "bit/s", spec.send_bits),
+        ("sends", "frames/s", spec.send_frames),
+        ("receives", "bit/s", spec.receive_bits),
+        ("receives", "frames/s", spec.receive_frames),
+        ("sends", "broadcasts/s", spec.broadcast),
+        ("sends", "multicasts/s", spec.multicast),
+        ("sends", "frames/s to unknown stations", spec.unknown),
+    ];
+    let set = all.iter().filter(|(_, _, rate)| rate.per_second != 0);
+    set.map(|(way, unit, rate)| format!("{way} {} {unit}", rate.per_second))
+        .collect()
 }
 
 /// `10`, or `trunk 10,20-29 native 10`.

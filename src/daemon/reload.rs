@@ -26,8 +26,12 @@ pub(super) enum Job {
         file: Option<PathBuf>,
         ticket: Option<Ticket>,
     },
-    /// Write the book of the quarantine.
-    Save { saving: Saving, ticket: Ticket },
+    /// What follows another quarantine: judge connections again, and write the book.
+    Save {
+        policy: Policy,
+        saving: Saving,
+        ticket: Ticket,
+    },
 }
 
 /// What came of it.
@@ -37,6 +41,8 @@ pub(super) enum Done {
         prepared: Box<Result<Prepared, ReloadError>>,
         ticket: Option<Ticket>,
     },
+    /// Connections have been judged by a new policy.
+    Settled(Box<ReloadReport>),
     Save {
         file: PathBuf,
         saved: io::Result<()>,
@@ -80,8 +86,7 @@ impl Switch {
 
     /// Starts the next job if there is one and none runs; frees what no worker holds any more.
     pub(super) fn work_on(&mut self) {
-        self.leaving
-            .retain(|leaving| !leaving.generation.is_released());
+        self.see_off();
         let Some(job) = self.desk.next() else { return };
         self.at_desk = match &job {
             Job::Reload { ticket, .. } => *ticket,
@@ -98,11 +103,19 @@ impl Switch {
                 });
                 result.map_err(|error| (ticket, error))
             }
-            Job::Save { saving, ticket } => {
-                let result = self.desk.start(move || Done::Save {
-                    saved: saving.save(),
-                    file: saving.file().to_owned(),
-                    ticket,
+            Job::Save {
+                policy,
+                saving,
+                ticket,
+            } => {
+                let clock = self.clock.clone();
+                let result = self.desk.start(move || {
+                    policy.rejudge_all(clock.now());
+                    Done::Save {
+                        saved: saving.save(),
+                        file: saving.file().to_owned(),
+                        ticket,
+                    }
                 });
                 result.map_err(|error| (Some(ticket), error))
             }
@@ -147,12 +160,15 @@ impl Switch {
                     let report = self.take_up(prepared, now);
                     let file = report.file.display();
                     tracing::info!(%file, epoch = report.epoch, "configuration taken up");
-                    if let Some(ticket) = ticket {
-                        self.control.reply(ticket, Answer::Reload(report));
-                    }
+                    self.settle(report);
                 }
                 Err(error) => self.refuse(ticket, whole(&error)),
             },
+            Some(Done::Settled(report)) => {
+                if let Some(ticket) = self.at_desk.take() {
+                    self.control.reply(ticket, Answer::Reload(*report));
+                }
+            }
             Some(Done::Save {
                 file,
                 saved,
@@ -169,10 +185,36 @@ impl Switch {
                 self.control.reply(ticket, answer);
             }
             None => {
-                // Whoever waits for it is told by the end of the connection.
-                tracing::error!(
-                    "a job panicked; nothing was changed. Please report it, see SECURITY.md"
-                );
+                let why = "a job panicked; please report it, see SECURITY.md";
+                self.refuse(self.at_desk, why.to_owned());
+            }
+        }
+    }
+
+    /// Judges all connections by the policy that is in force now; whoever wanted the reload is told how many ended. A packet of
+    /// one that has not been reached yet is judged by the path itself, in the same way.
+    fn settle(&mut self, report: ReloadReport) {
+        let Some(workers) = &self.workers else { return };
+        let policy = workers.generation().gate.policy.clone();
+        let (clock, state) = (self.clock.clone(), Arc::clone(&self.state));
+        let shown = report.clone();
+        let started = self.desk.start(move || {
+            policy.rejudge_all(clock.now());
+            let flows_ended = state.ended().saturating_sub(report.flows_ended);
+            Done::Settled(Box::new(ReloadReport {
+                flows_ended,
+                ..report
+            }))
+        });
+        if let Err(error) = started {
+            tracing::error!(%error, "no thread: silent connections are judged with their next packets");
+            if let Some(ticket) = self.at_desk.take() {
+                let flows_ended = 0;
+                let report = ReloadReport {
+                    flows_ended,
+                    ..shown
+                };
+                self.control.reply(ticket, Answer::Reload(report));
             }
         }
     }
@@ -210,8 +252,6 @@ impl Switch {
         self.replace(ports, gate, leaving.clone());
         // Addresses that were claimed while the new table was made.
         self.keep_addresses(&policy, &live.ids);
-        policy.rejudge_all(now);
-        let flows_ended = self.state.ended().saturating_sub(ended);
         let mut gone: Vec<_> = leaving
             .iter()
             .filter_map(|id| Some((*id, self.ports.remove(id)?)))
@@ -225,7 +265,6 @@ impl Switch {
         }
         for (id, mut port) in gone {
             port.close(now);
-            self.state.forget(id);
             self.record.forget(id);
         }
         let before = PortSet::from_iter(self.live.ids.iter().copied());
@@ -244,7 +283,27 @@ impl Switch {
             file: self.live.source.file.clone().unwrap_or_default(),
             epoch,
             change,
-            flows_ended,
+            // Until they have been judged, the number from which they are counted.
+            flows_ended: ended,
+        }
+    }
+
+    /// Frees what no worker holds any more, and what is remembered of the ports that went with it: nobody can add to that now.
+    fn see_off(&mut self) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        let (gone, left) = mem::take(&mut self.leaving)
+            .into_iter()
+            .partition::<Vec<_>, _>(|leaving| leaving.generation.is_released());
+        self.leaving = left;
+        for id in gone.iter().flat_map(|leaving| &leaving.ports) {
+            self.state.forget(*id);
+        }
+        if let Some(workers) = self.workers.as_ref().filter(|_| !gone.is_empty()) {
+            // A worker that still had the old one may have given a port its address there.
+            let policy = workers.generation().gate.policy.clone();
+            self.keep_addresses(&policy, &self.live.ids);
         }
     }
 
@@ -308,8 +367,16 @@ impl Switch {
     }
 
     fn save(&mut self, ticket: Ticket) -> Response {
+        let Some(workers) = &self.workers else {
+            return Answer::Error("the switch stops".to_owned()).into();
+        };
+        let policy = workers.generation().gate.policy.clone();
         let saving = self.wards.saving();
-        self.put(Job::Save { saving, ticket })
+        self.put(Job::Save {
+            policy,
+            saving,
+            ticket,
+        })
     }
 }
 

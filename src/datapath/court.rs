@@ -6,7 +6,9 @@ use super::generation::Ports;
 use super::offload::{Headers, Offload, Sender};
 use super::slot::{Framing, LONG_MAX, SNAPSHOT_MAX, Slot};
 use super::slots::{Slots, Source};
+use crate::clock::Tick;
 use crate::counters::DropReason;
+use crate::counters::drops::{DropLog, Dropped};
 use crate::fabric::{Destinations, Ingress, Kind};
 use crate::frame::{Frame, Mac};
 use crate::policy::{Admitted, Judge, Policy, Refusal, Weight};
@@ -22,6 +24,9 @@ pub(super) struct Court<'a> {
     pub(super) gate: &'a Gate,
     pub(super) ingress: Ingress<'a>,
     pub(super) judge: Judge<'a>,
+    /// Where dropped frames are kept.
+    pub(super) drops: &'a DropLog,
+    pub(super) now: Tick,
     /// Frames that need more than to be copied.
     pub(super) special: Frames,
 }
@@ -33,6 +38,9 @@ impl Court<'_> {
         for index in slots.open() {
             if let Err(refusal) = self.hear(slots, index, fanout) {
                 slots.refuse(index, refusal.reason);
+                if self.drops.wants(refusal.reason, self.now) {
+                    self.note(slots, index, refusal);
+                }
                 if refusal.answer {
                     answers.insert(index);
                 }
@@ -40,6 +48,24 @@ impl Court<'_> {
         }
         slots.mark_special(self.special);
         answers
+    }
+
+    /// Keeps a refused frame for whoever wants to know.
+    #[cold]
+    fn note(&self, slots: &Slots, index: u8, refusal: Refusal) {
+        let Some(slot) = slots.get(index) else { return };
+        let epoch = self.gate.policy.epoch();
+        // What is found out about a pair; else the trace is that of an earlier frame.
+        let is_of_pair =
+            (DropReason::DeniedOutbound..=DropReason::ConnectionRate).contains(&refusal.reason);
+        let dropped = Dropped {
+            reason: refusal.reason,
+            rule: refusal.rule.map(|rule| (epoch, rule.0)),
+            to: self.judge.trace().to.filter(|_| is_of_pair),
+            len: slot.len,
+            bytes: slot.snapshot(),
+        };
+        self.drops.note(&dropped, self.now);
     }
 
     /// Judges one frame and notes where it goes.

@@ -5,6 +5,8 @@
 
 use super::fanout::Frames;
 use super::slot::{Framing, Slot, bytes_of};
+use crate::clock::Tick;
+use crate::counters::drops::{DropLog, Dropped};
 use crate::counters::{DropReason, Tally};
 use crate::frame::Frame;
 use crate::memory::{Extent, GuestMemory, RegionHint};
@@ -207,18 +209,36 @@ impl Slots {
         }
     }
 
-    /// Counts what has become of the burst, for its source.
-    pub(crate) fn count(&self, tally: &mut Tally) {
+    /// Counts what has become of the burst, for its source, and keeps some of what was dropped.
+    pub(crate) fn count(&self, tally: &mut Tally, drops: &DropLog, now: Tick) {
         let mut passed_bytes = self.bytes;
         for index in self.all.without(self.forwarded) {
             let reason = self.reasons.get(usize::from(index));
             let reason = reason.filter(|_| self.refused.contains(index));
             // A frame that was judged and offered to nobody: every way out gives a reason.
-            tally.lose(reason.copied().unwrap_or(DropReason::NoDestination));
+            let reason = reason.copied().unwrap_or(DropReason::NoDestination);
+            tally.lose(reason);
+            if drops.wants(reason, now) {
+                self.note(index, reason, drops, now);
+            }
             let len = self.get(index).map_or(0, |slot| slot.len);
             passed_bytes = passed_bytes.wrapping_sub(len.into()); // it is a part of `bytes`
         }
         tally.enter_all(self.all.count(), self.bytes);
         tally.pass_all(self.forwarded.count(), passed_bytes);
+    }
+
+    /// Keeps a frame that was lost without a word from the gate.
+    #[cold]
+    fn note(&self, index: u8, reason: DropReason, drops: &DropLog, now: Tick) {
+        let Some(slot) = self.get(index) else { return };
+        let dropped = Dropped {
+            reason,
+            rule: None,
+            to: None,
+            len: slot.len,
+            bytes: slot.snapshot(),
+        };
+        drops.note(&dropped, now);
     }
 }

@@ -201,6 +201,8 @@ impl Step {
             judge: gate
                 .policy
                 .judge(lanes.id(), &mut kept.flows, &mut self.desk, now),
+            drops: &lanes.counters().drops,
+            now,
             special: Frames::default(),
         };
         let answers = court.sit(&mut self.slots, &mut self.fanout);
@@ -215,7 +217,7 @@ impl Step {
         );
         lane.ring.complete(&self.chains);
         // Before anybody is told, so that whoever has a frame finds it in the books.
-        self.count(lanes);
+        self.count(lanes, now);
         let entered = if answers.is_empty() {
             entered
         } else {
@@ -279,6 +281,8 @@ impl Step {
             judge: gate
                 .policy
                 .judge(lanes.id(), &mut kept.flows, &mut self.desk, now),
+            drops: &lanes.counters().drops,
+            now,
             special: Frames::default(),
         };
         court.sit(&mut self.slots, &mut self.fanout);
@@ -291,7 +295,7 @@ impl Step {
             ports,
             gate,
         );
-        self.count(lanes);
+        self.count(lanes, now);
         self.egress.publish(entered, ports);
         self.egress.ring(ports);
     }
@@ -326,8 +330,9 @@ impl Step {
     }
 
     /// Puts the outcome of the burst into the port's books.
-    fn count(&mut self, lanes: &Lanes) {
-        self.slots.count(&mut self.tally);
+    fn count(&mut self, lanes: &Lanes, now: Tick) {
+        self.slots
+            .count(&mut self.tally, &lanes.counters().drops, now);
         lanes.counters().add_ingress(&mut self.tally);
     }
 }

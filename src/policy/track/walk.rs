@@ -104,11 +104,16 @@ impl Tracker {
     /// All connections, port by port. Each is shown as it is when the iterator comes to it; what opens or ends
     /// meanwhile may be shown or not.
     pub fn flows(&self, now: Tick) -> Flows<'_> {
+        self.flows_from(now, 0)
+    }
+
+    /// The same from a [position](Flows::position) on.
+    pub fn flows_from(&self, now: Tick, position: u64) -> Flows<'_> {
         Flows {
             tracker: self,
             now,
-            table: 0,
-            from: 0,
+            table: usize::try_from(position >> 32).unwrap_or(usize::MAX),
+            from: u32::try_from(position & u64::from(u32::MAX)).unwrap_or(u32::MAX),
             some: Vec::with_capacity(STEP as usize),
         }
     }
@@ -127,6 +132,16 @@ pub struct Flows<'a> {
     from: u32,
     /// Of the last step, those that are still to be shown, the first at the end.
     some: Vec<Flow>,
+}
+
+impl Flows<'_> {
+    /// Where another walk can go on, when all that this one has looked at has been shown.
+    pub fn position(&self) -> Option<u64> {
+        let table = u64::try_from(self.table).ok()?;
+        self.some
+            .is_empty()
+            .then_some(table << 32 | u64::from(self.from))
+    }
 }
 
 impl Iterator for Flows<'_> {
