@@ -95,7 +95,9 @@ impl Step {
             }
             Err(broken) => {
                 lane.broken = Some(broken);
-                lanes.counters().events.faults.increment();
+                let err = lane.err.clone();
+                drop(slot);
+                lanes.ring_broke(err);
                 return Visit::Gone;
             }
         }

@@ -186,7 +186,9 @@ impl Egress {
                 return self.lose_all(slots, list, DropReason::ReceiverFault);
             }
             lane.broken = Some(broken);
-            to.counters().events.faults.increment();
+            let err = lane.err.clone();
+            drop(guard);
+            to.ring_broke(err);
             return self.lose_all(slots, list, DropReason::ReceiverFault);
         }
         self.reserve(source, slots, list, lane, to, fabric);
