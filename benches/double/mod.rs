@@ -140,6 +140,7 @@ impl Double {
                 features: FEATURES,
                 kick: None,
                 call: None,
+                err: None,
                 enabled: true,
             };
             lanes.start(index, setup).unwrap();

@@ -284,6 +284,7 @@ impl PortCounters {
             ingress: Ingress::default(),
             egress: (0..receivers).map(|_| Egress::default()).collect(),
             events: Events::default(),
+            drops: drops::DropLog::default(),
         }
     }
 

@@ -60,7 +60,7 @@ impl Court<'_> {
             (DropReason::DeniedOutbound..=DropReason::ConnectionRate).contains(&refusal.reason);
         let dropped = Dropped {
             reason: refusal.reason,
-            rule: refusal.rule.map(|rule| (epoch, rule.0)),
+            rule: refusal.rule().map(|rule| (epoch, rule.0)),
             to: self.judge.trace().to.filter(|_| is_of_pair),
             len: slot.len,
             bytes: slot.snapshot(),

@@ -96,7 +96,7 @@ impl Step {
         };
         let visit = self.enter(lanes, lane, ports, gate, now, credit, kept, greeted);
         drop(slot);
-        if let Visit::Worked(_) = visit {
+        if let Visit::Worked(_) | Visit::Gone = visit {
             self.egress.ring(ports);
         }
         visit
@@ -140,7 +140,7 @@ impl Step {
             }
             Err(broken) => {
                 lane.broken = Some(broken);
-                lanes.counters().events.faults.increment();
+                self.egress.broke(lanes, lane.err.clone());
                 return Visit::Gone;
             }
         }

@@ -55,6 +55,8 @@ pub(crate) struct Egress {
     unpublished: Vec<(PortId, u16)>,
     /// Guests that want to be told of something.
     calls: Vec<(PortId, Option<Arc<Call>>)>,
+    /// Rings that broke, each once, and what tells their front-ends.
+    broken: Vec<(PortId, Option<Arc<Call>>)>,
     /// Keys the choice of a receiver's queue, so that no guest can aim at one.
     flow_seed: u64,
     /// Copies that the burst came to, over all receivers: a broadcast costs its sender as many frames (F-5).
@@ -78,6 +80,7 @@ impl Egress {
             tally: Tally::new(),
             unpublished: Vec::with_capacity(RINGS),
             calls: Vec::with_capacity(RINGS.saturating_add(1)), // the sender's own, too
+            broken: Vec::with_capacity(RINGS.saturating_add(1)),
             flow_seed: RandomState::new().hash_one(BURST),
             copies: 0,
             copied_bytes: 0,
@@ -200,7 +203,7 @@ impl Egress {
                 to.raise(Fault::MemoryLost);
             } else {
                 lane.broken = Some(broken);
-                to.counters().events.faults.increment();
+                self.broke(to, lane.err.clone());
             }
             self.lose_all(slots, list, DropReason::ReceiverFault);
             return false;
@@ -266,9 +269,20 @@ impl Egress {
         self.calls.push((to.id(), call)); // once for each ring of the burst: it does not grow
     }
 
+    /// Notes a ring that broke: its front-end is told by [`ring`](Self::ring).
+    #[cold]
+    pub(crate) fn broke(&mut self, of: &Lanes, err: Option<Arc<Call>>) {
+        self.broken.push((of.id(), err)); // once for each ring: it does not grow
+    }
+
     /// Tells the guests that want to be told. To be called when every lock is released: a call may wait, for a hostile
     /// front-end's descriptor.
     pub(crate) fn ring(&mut self, ports: &Ports) {
+        for (port, err) in self.broken.drain(..) {
+            if let Some(lanes) = ports.get(port) {
+                lanes.ring_broke(err);
+            }
+        }
         for (port, call) in self.calls.drain(..) {
             let Some(to) = ports.get(port) else {
                 continue;
