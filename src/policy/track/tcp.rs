@@ -123,12 +123,7 @@ impl Segment {
     #[inline]
     pub(super) fn read(digest: &Digest, frame: &Frame<'_>) -> Option<Self> {
         let at = usize::from(digest.transport);
-        let end = match digest.end {
-            // A frame longer than the digest's number can say.
-            0 => frame.layers().end,
-            end => usize::from(end),
-        };
-        let available = end.checked_sub(at)?;
+        let available = (digest.end as usize).checked_sub(at)?;
         let tcp = Tcp::parse(frame.bytes().get(at..)?, available).ok()?;
         let flags = tcp.flags() & (flag::SYN | flag::ACK | flag::FIN | flag::RST | flag::URG);
         const LEGAL: [u8; 8] = [
