@@ -9,7 +9,7 @@ use super::lists::{Say, consult};
 use super::meter::Meter;
 use super::quarantine::Quarantine;
 use super::rule::{Action, Direction, Rule, RuleId};
-use super::spec::{LimitSpec, PolicySpec, PortPolicy, Rate, TrackingSpec};
+use super::spec::{ConnectionQuota, LimitSpec, PolicySpec, PortPolicy, Rate, TrackingSpec};
 use super::state::State;
 use super::subject::{self, Subject};
 use super::track::{Flow, Side, Terms};
@@ -52,6 +52,7 @@ pub(super) struct Bound {
     pub(super) inbound: Option<Arc<Classifier>>,
     pub(super) limits: Limits,
     pub(super) untagged: u16,
+    quota: Option<ConnectionQuota>,
     /// Nothing of its frames needs to be read but their addresses.
     pub(super) is_shallow: bool,
     pub(super) sends_metered: bool,
@@ -352,7 +353,14 @@ impl Policy {
     /// tracks nothing takes no memory for it.
     pub fn make_room(&self, tracking: &TrackingSpec) {
         if self.tracks {
-            self.state.tracker().reconfigure(tracking, self.ports.len());
+            let tracker = self.state.tracker();
+            tracker.reconfigure(tracking, self.ports.len());
+            let ids = (0..).map_while(PortId::new);
+            for (port, bound) in ids.zip(self.ports.iter()) {
+                if let Some(quota) = bound.as_ref().and_then(|bound| bound.quota) {
+                    tracker.bind(port, quota);
+                }
+            }
         }
     }
 
@@ -439,6 +447,7 @@ impl Bound {
             outbound: compile(spec.outbound.as_ref(), Direction::Outbound)?,
             inbound: compile(spec.inbound.as_ref(), Direction::Inbound)?,
             untagged: spec.untagged.map_or(0, Vid::get),
+            quota: spec.quota,
             is_shallow: guard.is_open(),
             sends_metered,
             receives_metered: limits.receive_bits.is_set() || limits.receive_frames.is_set(),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use etherparse::PacketBuilder;
 
 use super::rule::{Action, Kind, Rule, Who};
-use super::spec::{GuardSpec, IpSpec, LimitSpec, MacSpec, PolicySpec, PortPolicy, Rate};
+use super::spec::{
+    ConnectionQuota, GuardSpec, IpSpec, LimitSpec, MacSpec, PolicySpec, PortPolicy, Rate,
+};
 use super::*;
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId, PortSet};
@@ -328,6 +330,30 @@ fn stateless_rules_of_both_directions_carry_a_connection_without_tracking() {
         assert_eq!(bench.send(from, 1 - from, &frame), Ok(()), "{flags}");
     }
     assert_eq!(bench.policy.state().tracker().usage(port(0)).flows, 0);
+}
+
+#[test]
+fn e_29_a_port_has_a_quota_of_its_own() {
+    let guest = |connections| PortPolicy {
+        outbound: list(vec![Rule::any(Action::Allow)]),
+        quota: Some(ConnectionQuota {
+            connections,
+            half_open: connections,
+            new_per_second: Rate::default(),
+        }),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![guest(2), guest(5), free()]);
+    for (from, most) in [(0u16, 2u16), (1, 5)] {
+        let station = from as u8;
+        for turn in 0..2 * most {
+            let syn = tcp((station, 1000 + turn), (2, 80), "S", 1, 0);
+            // Half-open ones make room for the next: nothing is refused, and nothing grows.
+            assert_eq!(bench.send(from, 2, &syn), Ok(()));
+        }
+        let usage = bench.policy.state().tracker().usage(port(from));
+        assert_eq!(usage.flows, u32::from(most));
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::tcp::{self, Window};
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId};
 use crate::frame::{Mac, protocol};
+use crate::policy::spec::ConnectionQuota;
 
 /// Places beyond the bound of connections: for such as have ended and cannot be given away yet.
 const SPARE: u32 = 1024;
@@ -46,6 +47,8 @@ pub struct Turnover {
 
 #[derive(Debug, Default)]
 pub(super) struct Books {
+    /// What the port may have open.
+    quota: Option<ConnectionQuota>,
     /// Places that there are.
     slots: u32,
     /// Places that were used at least once.
@@ -116,9 +119,17 @@ impl Table {
         }
     }
 
-    /// Sees to memory for so many connections; none is used before they come.
-    pub(super) fn grow(&self, flows: u32) {
-        let flows = flows.min(MAX_FLOWS);
+    /// Sets the port's own bounds, and sees to memory for so many connections; none is used before they come.
+    pub(super) fn bind(&self, quota: ConnectionQuota) {
+        let flows = quota.connections.min(MAX_FLOWS);
+        self.grow(flows);
+        self.lock().quota = Some(ConnectionQuota {
+            connections: flows,
+            ..quota
+        });
+    }
+
+    fn grow(&self, flows: u32) {
         let have = self.slab.grow(flows.saturating_add(SPARE));
         self.index.grow(flows);
         self.lock().slots = have;
@@ -262,23 +273,23 @@ impl Table {
         opening: &Opening<'_>,
         hash: u64,
     ) -> Result<FlowRef, DropReason> {
-        if !books.may_open(settings, opening.now) {
+        if !books.may_open(opening.now) {
             return Err(DropReason::ConnectionRate);
         }
         if !self.has_place(books, seats) {
             return Err(DropReason::ConnectionLimit);
         }
         self.tidy(books);
-        let (half, all) = (&settings.half_open, &settings.per_port);
-        if self.half_open() >= half.load(Relaxed) {
+        let quota = books.quota.ok_or(DropReason::ConnectionLimit)?;
+        if self.half_open() >= quota.half_open {
             self.make_room(books, seats, settings, opening.now);
-            if self.half_open() >= half.load(Relaxed) {
+            if self.half_open() >= quota.half_open {
                 return Err(DropReason::HalfOpenLimit);
             }
         }
-        if self.live() >= all.load(Relaxed) {
+        if self.live() >= quota.connections {
             self.make_room(books, seats, settings, opening.now);
-            if self.live() >= all.load(Relaxed) {
+            if self.live() >= quota.connections {
                 return Err(DropReason::ConnectionLimit);
             }
         }
@@ -342,7 +353,8 @@ impl Table {
     /// established one.
     fn make_room(&self, books: &mut Books, seats: &Seats, settings: &Settings, now: Tick) {
         let ended = self.look_for_room(books, seats, settings, now);
-        if ended > 0 && self.half_open() < settings.half_open.load(Relaxed) {
+        let half = books.quota.map_or(0, |quota| quota.half_open);
+        if ended > 0 && self.half_open() < half {
             return;
         }
         for _ in 0..EFFORT {
@@ -545,9 +557,12 @@ fn fill(entry: Entry<'_>, opening: &Opening<'_>) -> u32 {
 
 impl Books {
     /// Whether the rate allows another connection; takes it off.
-    fn may_open(&mut self, settings: &Settings, now: Tick) -> bool {
+    fn may_open(&mut self, now: Tick) -> bool {
         const ONE: u64 = 1000;
-        let rate = settings.rate();
+        let rate = self
+            .quota
+            .map(|quota| quota.new_per_second)
+            .unwrap_or_default();
         if rate.per_second == 0 {
             return true;
         }
