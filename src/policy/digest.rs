@@ -35,6 +35,21 @@ impl Digest {
         plain.unwrap_or_else(|| Self::slowly(frame, vid))
     }
 
+    /// Reads a frame of segment `vid` into the place of another.
+    #[inline(always)]
+    pub(super) fn read(&mut self, frame: &Frame<'_>, vid: u16) {
+        let plain = match frame.ethertype() {
+            _ if has_odd_tag(frame) => None,
+            ethertype::IPV4 => plain_ipv4(frame, vid),
+            ethertype::IPV6 => plain_ipv6(frame, vid),
+            _ => None,
+        };
+        match plain {
+            Some(digest) => *self = digest,
+            None => *self = Self::slowly(frame, vid),
+        }
+    }
+
     /// The same for every kind of frame.
     #[inline(never)]
     pub fn slowly(frame: &Frame<'_>, vid: u16) -> Self {

@@ -11,7 +11,7 @@ use super::quarantine::Quarantine;
 use super::rule::{Action, Direction, Rule, RuleId};
 use super::spec::{ConnectionQuota, LimitSpec, PolicySpec, PortPolicy, Rate, TrackingSpec};
 use super::state::State;
-use super::subject::{self, Subject};
+use super::subject;
 use super::track::{Flow, Side, Terms};
 use super::verdict::Weight;
 use crate::clock::Tick;
@@ -240,12 +240,10 @@ impl Policy {
         self.tracks
     }
 
-    /// What a verdict is kept under: the subject, without what no rule reads.
+    /// Word 0 of what a verdict is kept under: without what no rule reads.
     #[inline(always)]
-    pub(super) fn key(&self, subject: &Subject) -> Subject {
-        let mut key = *subject;
-        key.0[0] &= self.read;
-        key
+    pub(super) fn key(&self, word: u64) -> u64 {
+        word & self.read
     }
 
     pub(super) fn hit(&self, rule: RuleId) {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::cache::{Cache, Decided, Judged, Opened, Place, Stamp};
-use super::context::{Context, Judging, Trace};
+use super::context::{Context, Trace};
 use super::digest::Digest;
 use super::gate::{Bound, Policy};
 use super::guard::Outcome;
@@ -170,32 +170,27 @@ impl Judge<'_> {
             None => bound.untagged,
             Some(tag) => tag.vid(),
         };
-        let stamp = Stamp::new(self.policy.epoch(), port.guard.generation(self.now));
-        let digest = Digest::of(frame, vid);
-        let key = self.policy.key(&digest.subject);
+        let judging = &mut self.context.frame;
+        judging.stamp = Stamp::new(self.policy.epoch(), port.guard.generation(self.now));
+        judging.digest.read(frame, vid);
+        judging.word = self.policy.key(judging.digest.subject.0[0]);
+        judging.is_digested = true;
+        judging.place = None;
+        if judging.digest.is_control {
+            return 0;
+        }
         let cache = self
             .context
             .cache
             .get_or_insert_with(|| Box::new(Cache::new()));
-        let (hash, place) = if digest.is_control {
-            (0, None)
-        } else {
-            cache.find(&key, stamp)
-        };
-        self.context.frame = Judging {
-            digest,
-            key,
-            is_digested: true,
-            place,
-            stamp,
-            last: Trace::default(),
-        };
+        let (hash, place) = cache.find(&judging.digest.subject, judging.word, judging.stamp);
+        judging.place = place;
         hash
     }
 
     /// Keeps the subject of the frame that is being judged: nothing is known yet of any receiver.
     fn keep(&mut self, hash: u64) {
-        let Judging { key, stamp, .. } = self.context.frame;
+        let (key, stamp) = (self.context.frame.key(), self.context.frame.stamp);
         if let Some(cache) = self.context.cache.as_mut() {
             self.context.frame.place = cache.keep(hash, &key, stamp);
         }
