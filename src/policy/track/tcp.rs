@@ -126,17 +126,16 @@ impl Segment {
         let available = (digest.end as usize).checked_sub(at)?;
         let tcp = Tcp::parse(frame.bytes().get(at..)?, available).ok()?;
         let flags = tcp.flags() & (flag::SYN | flag::ACK | flag::FIN | flag::RST | flag::URG);
-        const LEGAL: [u8; 8] = [
-            flag::ACK,
-            flag::FIN | flag::ACK,
-            flag::SYN,
-            flag::SYN | flag::ACK,
-            flag::RST,
-            flag::RST | flag::ACK,
-            flag::ACK | flag::URG,
-            flag::FIN | flag::ACK | flag::URG,
-        ];
-        if !LEGAL.contains(&flags) {
+        // One bit for each combination of the lower six flags.
+        const LEGAL: u64 = 1 << flag::ACK
+            | 1 << (flag::FIN | flag::ACK)
+            | 1 << flag::SYN
+            | 1 << (flag::SYN | flag::ACK)
+            | 1 << flag::RST
+            | 1 << (flag::RST | flag::ACK)
+            | 1 << (flag::ACK | flag::URG)
+            | 1 << (flag::FIN | flag::ACK | flag::URG);
+        if LEGAL >> flags & 1 == 0 {
             return None;
         }
         let len = u32::try_from(available.checked_sub(tcp.header_len())?).ok()?;
