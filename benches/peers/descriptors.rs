@@ -99,26 +99,55 @@ pub(super) fn serve(paths: &[PathBuf], pinned: bool) -> Result<(), Failure> {
         one.set(1);
         sched_setaffinity(None, &one)?;
     }
-    let mut sessions = Vec::new();
-    for listener in listeners {
-        let (stream, _) = listener.accept()?;
-        let session = Session::new(OwnedFd::from(stream), 1, Limits::default());
-        sessions.push((session, Rings::default()));
-    }
+    // The load may want to be answered at one port before it comes to the other.
+    let mut ports = [Port::at(&listeners, 0)?, Port::at(&listeners, 1)?];
     let (mut burst, mut slots) = (ChainBurst::new(), Slots::new());
     loop {
-        for (session, rings) in &mut sessions {
-            // The end of the load is the end of this.
-            session.writable(0)?;
-            session.readable(rings, 0)?;
+        for port in &mut ports {
+            port.serve()?;
         }
-        let [(_, one), (_, other)] = sessions.as_mut_slice() else {
-            return Err("two ports are needed".into());
-        };
+        let [one, other] = &mut ports;
         for _ in 0..ROUNDS {
-            pass(one, other, &mut burst, &mut slots)?;
-            pass(other, one, &mut burst, &mut slots)?;
+            pass(&mut one.rings, &mut other.rings, &mut burst, &mut slots)?;
+            pass(&mut other.rings, &mut one.rings, &mut burst, &mut slots)?;
         }
+    }
+}
+
+/// A socket and whoever is at it.
+struct Port<'a> {
+    listener: &'a UnixListener,
+    session: Option<Session>,
+    rings: Rings,
+}
+
+impl<'a> Port<'a> {
+    fn at(listeners: &'a [UnixListener], index: usize) -> Result<Self, Failure> {
+        let listener = listeners.get(index).ok_or("two ports are needed")?;
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener,
+            session: None,
+            rings: Rings::default(),
+        })
+    }
+
+    /// Lets somebody in, or goes on with the conversation. Its end is the end of this.
+    fn serve(&mut self) -> Result<(), Failure> {
+        let Some(session) = &mut self.session else {
+            return match self.listener.accept() {
+                Ok((stream, _)) => {
+                    let session = Session::new(OwnedFd::from(stream), 1, Limits::default());
+                    self.session = Some(session);
+                    Ok(())
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+        };
+        session.writable(0)?;
+        session.readable(&mut self.rings, 0)?;
+        Ok(())
     }
 }
 
