@@ -14,6 +14,7 @@ mod forwarding;
 mod hostile;
 mod mixed;
 mod moving;
+mod policy;
 mod rig;
 #[path = "../silent/mod.rs"]
 mod silent;
