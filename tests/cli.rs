@@ -583,3 +583,93 @@ fn a_filter_is_converted_and_what_has_no_equal_is_named() {
     let missing = room.run(&["import", "nwfilter", &room.text("none.xml")]);
     assert_eq!(missing.status.code(), Some(1));
 }
+
+#[test]
+fn plan_says_what_would_change_and_changes_nothing() {
+    let room = Room::new();
+    let write = |name: &str, text: &str| {
+        let text = text.replace("DIR", &room.0.path().display().to_string());
+        fs::write(room.path(name), text).unwrap();
+        room.text(name)
+    };
+    let ports = "[port.a]\nsocket = \"DIR/a\"\n[port.b]\nsocket = \"DIR/b\"\n";
+    let running = write("lan.toml", ports);
+    let _switch = room.start(&[&running]);
+    let plan = |text: &str| room.run(&["plan", &write("new.toml", text)]);
+    let output = plan(ports);
+    ends(&output, 0, "");
+    let new = room.text("new.toml");
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        format!("{new}:\n  nothing would change\n")
+    );
+    let output = plan(
+        "[acl.web]\ninbound = [ { allow = \"tcp\", from = \"port:c\", port = 80, name = \"http\" } ]\n\
+         [port.a]\nsocket = \"DIR/a\"\nacl = \"web\"\n[port.c]\nsocket = \"DIR/c\"\n",
+    );
+    ends(&output, 0, "");
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        format!(
+            "{new}:\n  added     c\n  removed   b\n  changed   a (acl)\n  rules added\n    {new}:2 (http)\n  \
+             become reachable\n    a > c\n    c > a\n  become unreachable\n    a > b\n    b > a\n"
+        )
+    );
+    ends(
+        &plan("[port.a]\nsokcet = \"/a\"\n"),
+        3,
+        "new.toml:2: port \"a\": sokcet",
+    );
+    let restart = format!("[switch]\nworkers = 2\n{ports}");
+    ends(&plan(&restart), 3, "restart needed: workers (1 to 2)");
+    // Nothing of it happened.
+    let status = room.run(&["status", "--json"]);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["epoch"], 1);
+    assert!(!room.path("c").exists());
+}
+
+#[test]
+fn explain_tells_each_step_with_file_and_line() {
+    let room = Room::new();
+    let text = "[acl.db]\ninbound = [ { allow = \"tcp\", from = \"port:web\", port = 5432, name = \"sql\" } ]\n\
+                [port.web]\nsocket = \"/web\"\nmac = \"52:54:00:00:00:01\"\n\
+                [port.db]\nsocket = \"/db\"\nacl = \"db\"\nmac = \"52:54:00:00:00:02\"\n";
+    fs::write(room.path("lan.toml"), text).unwrap();
+    let file = room.text("lan.toml");
+    let explain = |packet: &str| {
+        room.run(&[
+            "explain", "-c", &file, "--from", "web", "--to", "db", packet,
+        ])
+    };
+    let output = explain("tcp 10.0.0.5:40000 > 10.0.0.6:5432");
+    ends(&output, 0, "");
+    let said = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "52:54:00:00:00:01 > 52:54:00:00:00:02 10.0.0.5:40000 > 10.0.0.6:5432 tcp syn",
+        &format!("inbound        db: allow, by {file}:2 (sql)"),
+        "allow: db\n",
+    ] {
+        assert!(said.contains(line), "{line:?} in {said}");
+    }
+    let output = explain("tcp 10.0.0.5:40000 > 10.0.0.6:22");
+    ends(&output, 0, "");
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .ends_with("deny: not-allowed\n")
+    );
+    ends(&explain("tpc 1 > 2"), 2, "the packet: ");
+    ends(
+        &room.run(&[
+            "explain",
+            "-c",
+            &file,
+            "--from",
+            "x",
+            "arp 10.0.0.1 > 10.0.0.2",
+        ]),
+        1,
+        "no port is called \"x\"",
+    );
+}

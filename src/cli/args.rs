@@ -38,6 +38,10 @@ pub(super) enum Command {
     Status(StatusArgs),
     /// Have a running switch take up its configuration file again, or another, all or nothing
     Reload(ReloadArgs),
+    /// Show what a reload with another configuration would change, and change nothing
+    Plan(PlanArgs),
+    /// Show what a configuration does with a packet, step by step
+    Explain(ExplainArgs),
     /// List the addresses of a running switch
     Fdb(FdbArgs),
     /// Show the last frames of each port that were dropped, and why: a sample, not all
@@ -57,6 +61,42 @@ pub(super) struct ReloadArgs {
 
     #[command(flatten)]
     pub(super) target: Target,
+
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// The configuration that might be taken up
+    pub(super) file: PathBuf,
+
+    #[command(flatten)]
+    pub(super) target: Target,
+
+    /// As JSON, all of it
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// The configuration
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    pub(super) file: PathBuf,
+
+    /// The port whose guest sends it
+    #[arg(long, value_name = "PORT")]
+    pub(super) from: String,
+
+    /// The port whose guest it is for; without one, whoever has the address
+    #[arg(long, value_name = "PORT")]
+    pub(super) to: Option<String>,
+
+    /// The packet: 'tcp 10.0.0.5:40000 > 10.0.0.6:5432', 'udp > :53', 'icmp 10.0.0.5 > 10.0.0.6', 'arp 10.0.0.5 >
+    /// 10.0.0.6', 'hex 525400...'
+    pub(super) packet: String,
 
     /// As JSON
     #[arg(long)]

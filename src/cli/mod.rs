@@ -14,10 +14,12 @@
 mod args;
 mod check;
 mod demo;
+mod explain;
 mod fdb;
 mod import;
 pub mod load;
 mod logging;
+mod plan;
 mod quarantine;
 mod reload;
 mod run;
@@ -34,10 +36,10 @@ use std::io::{self, Write as _};
 
 use clap::Parser as _;
 
-use crate::config::ConfigError;
 use crate::config::nwfilter::ImportError;
+use crate::config::{ConfigError, PacketError};
 use crate::control::AskError;
-use crate::daemon::{DaemonError, SourceError};
+use crate::daemon::{DaemonError, SourceError, TrialError};
 use args::{Arguments, Command};
 
 /// Why the program ends with something else than 0.
@@ -73,6 +75,12 @@ pub enum Failure {
     /// A switch did not answer.
     #[error(transparent)]
     Ask(#[from] AskError),
+    /// A configuration that cannot be compiled.
+    #[error(transparent)]
+    Trial(#[from] TrialError),
+    /// The text of a packet.
+    #[error("the packet: {0}")]
+    Packet(#[from] PacketError),
     /// A list changed while it was shown.
     #[error("the policy changed while its rules were listed; ask again")]
     Changed,
@@ -98,8 +106,8 @@ impl Failure {
     pub fn code(&self) -> u8 {
         match self {
             Self::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
-            Self::Config(_) | Self::Source(_) | Self::NotTakenUp(_) => 3,
-            Self::Log(_) => 2,
+            Self::Config(_) | Self::Trial(_) | Self::Source(_) | Self::NotTakenUp(_) => 3,
+            Self::Log(_) | Self::Packet(_) => 2,
             Self::Import(_)
             | Self::LeftOut(_)
             | Self::Load(_)
@@ -159,6 +167,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Command::Load(load) => Ok(load::run(&load)?),
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => reload::reload(&args),
+        Command::Plan(args) => plan::plan(&args),
+        Command::Explain(args) => explain::explain(&args),
         Command::Fdb(args) => fdb::fdb(&args),
         Command::Drops(args) => seen::drops(&args),
         Command::Flows(args) => seen::flows(&args),

@@ -179,7 +179,8 @@ fn rule(report: &RuleReport) -> String {
     )
 }
 
-fn page<T: DeserializeOwned>(socket: &Path, question: &Question) -> Result<T, Failure> {
+/// One answer.
+pub(super) fn page<T: DeserializeOwned>(socket: &Path, question: &Question) -> Result<T, Failure> {
     let value = ask(socket, question)?;
     let strange = |source| AskError::Strange {
         path: socket.to_owned(),
@@ -257,6 +258,7 @@ mod tests {
             src_port: 40000,
             dst: "10.0.0.6".parse().unwrap(),
             dst_port: 5432,
+            macs: [String::new(), String::new()],
             state: "established".to_owned(),
             sent: Traffic {
                 packets: 12,

@@ -109,6 +109,8 @@ pub struct FlowReport {
     pub dst: IpAddr,
     /// Destination port; 0 without ports.
     pub dst_port: u16,
+    /// Source and destination MAC address.
+    pub macs: [String; 2],
     /// How far it is.
     pub state: String,
     /// Packets and bytes from the source.

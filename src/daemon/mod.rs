@@ -32,11 +32,13 @@ mod limits;
 mod plan;
 mod prepare;
 mod quarantine;
+mod reach;
 mod record;
 mod reload;
 mod seen;
 mod signals;
 mod source;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -66,9 +68,12 @@ use record::Record;
 use reload::{Done, Job, Leaving};
 
 pub use change::{compare, needing_restart};
+pub use prepare::keep_defaults;
 pub use quarantine::StateError;
+pub use reach::{Pairs, gained};
 pub use signals::{reload_on_hangup, stop_on_signals};
 pub use source::{Source, SourceError};
+pub use trial::{Explanation, Step, Trial, TrialError, in_full, would_go_on};
 
 /// Milliseconds that a switch that stops gives to the closing of what front-ends gave.
 const PATIENCE: u64 = 1000;

@@ -279,7 +279,7 @@ impl Basis {
 
 /// A name and a control socket that the file does not state follow from its own name at the start. A reload from another file
 /// does not mean to change them.
-fn keep_defaults(spec: &mut SwitchSpec, old: &SwitchSpec, file: &std::path::Path) {
+pub fn keep_defaults(spec: &mut SwitchSpec, old: &SwitchSpec, file: &std::path::Path) {
     let stem = file.file_stem().and_then(|stem| stem.to_str());
     if stem == Some(&spec.name) || spec.name == "default" {
         spec.name.clone_from(&old.name);

@@ -129,6 +129,7 @@ impl Switch {
             src_port: flow.src_port,
             dst: flow.dst_ip,
             dst_port: flow.dst_port,
+            macs: [flow.src_mac, flow.dst_mac].map(|mac| mac.to_string()),
             state: flow.state.name().to_owned(),
             sent: traffic(flow.sent),
             received: traffic(flow.received),

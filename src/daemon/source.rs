@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
+use super::trial;
 use crate::config::{self, ConfigError, Overrides, SwitchSpec};
 
 /// The longest configuration, in bytes: far more than the rules that a switch takes.
@@ -47,7 +48,7 @@ pub enum SourceError {
 }
 
 impl Source {
-    /// Reads `file`, if there is one, adds the flags, and validates the whole.
+    /// Reads `file`, if there is one, adds the flags, validates the whole, and holds the rules against every `[[assert]]`.
     ///
     /// # Errors
     /// See [`SourceError`].
@@ -57,6 +58,7 @@ impl Source {
     ) -> Result<(Self, SwitchSpec), SourceError> {
         let text = file.map_or(Ok(String::new()), text_of)?;
         let spec = config::from_text(file, &text, &overrides)?;
+        trial::try_out(&spec)?;
         let source = Self {
             file: file.map(Path::to_owned),
             text,

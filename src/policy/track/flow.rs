@@ -156,6 +156,37 @@ pub struct Count {
 }
 
 impl Flow {
+    /// A connection of which no more is known than who talks to whom, between these stations: to be judged as one that is
+    /// opened.
+    pub fn of(
+        [opener, peer]: [PortId; 2],
+        vid: u16,
+        protocol: u8,
+        [src_ip, dst_ip]: [IpAddr; 2],
+        [src_port, dst_port]: [u16; 2],
+        [src_mac, dst_mac]: [Mac; 2],
+    ) -> Self {
+        Self {
+            opener,
+            peer,
+            vid,
+            protocol,
+            src_ip,
+            dst_ip,
+            src_port,
+            dst_port,
+            src_mac,
+            dst_mac,
+            state: Phase::Unanswered,
+            terms: Terms::default(),
+            sent: Count::default(),
+            received: Count::default(),
+            age: 0,
+            idle: 0,
+            epoch: 0,
+        }
+    }
+
     /// What a rule reads of a packet that would open this connection: TCP with nothing but SYN, an echo request.
     pub fn subject(&self) -> Subject {
         let mut word = put(0, field::VID, self.vid.into());
