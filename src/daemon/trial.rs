@@ -191,7 +191,7 @@ impl Trial {
             frames: 1,
             bytes: len,
         };
-        let admitted = match judge.admit(frame, weight) {
+        let admitted = match judge.admit(frame, || weight) {
             Ok(admitted) => admitted,
             Err(reason) => return told.drop("port security", reason),
         };
@@ -240,7 +240,7 @@ impl Trial {
         let mut refusal = Refusal::from(DropReason::NoDestination);
         let asked = ports.iter().filter(|port| to.is_none_or(|to| to == *port));
         for port in asked {
-            let judged = judge.permit(admitted, port);
+            let judged = judge.permit(*admitted, port);
             let trace = judge.trace();
             let name = self.name(port);
             if let Some(state) = trace.state {
