@@ -16,9 +16,8 @@
 //! ```
 //!
 //! While it runs, a worker looks at its door every [`LOOK`] for kicks of armed rings and for notes. Each visit has a budget
-//! (see [`super::budget`]). A step that panics is caught: its port is faulted, everything else goes on.
+//! (see [`super::budget`]). A step that panics is caught (see [`super::step`]): its port is faulted, everything else goes on.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -260,9 +259,8 @@ impl Worker {
         std::hint::spin_loop();
     }
 
-    /// One visit to one ring. A panic in it is caught here and becomes its port's fault.
+    /// One visit to one ring.
     fn visit(&mut self, index: usize) -> Visit {
-        let (step, now, gate) = (&mut self.step, self.now, self.gate.load());
         let Some(polled) = self.polled.get_mut(index) else {
             return Visit::Gone;
         };
@@ -270,41 +268,26 @@ impl Worker {
             return Visit::Gone;
         };
         polled.credit.replenish();
-        let ports = &self.ports;
-        catch_unwind(AssertUnwindSafe(|| {
-            step.visit(
-                lanes,
-                polled.key.pair,
-                ports,
-                gate,
-                now,
-                &mut polled.credit,
-                &mut polled.cache,
-                &mut polled.greeted,
-            )
-        }))
-        .unwrap_or_else(|_| {
-            step.recover(lanes, ports);
-            lanes.raise(Fault::Panicked);
-            Visit::Gone
-        })
+        self.step.visit(
+            lanes,
+            polled.key.pair,
+            &self.ports,
+            self.gate.load(),
+            self.now,
+            &mut polled.credit,
+            &mut polled.cache,
+            &mut polled.greeted,
+        )
     }
 
     /// Sends the announcement of a guest that has moved here.
     fn announce(&mut self, port: PortId) {
-        let (step, now, gate, ports) = (&mut self.step, self.now, self.gate.load(), &self.ports);
-        let Some(lanes) = ports.get(port.index()) else {
+        let Some(lanes) = self.ports.get(port.index()) else {
             return;
         };
-        let Some(mac) = lanes.take_announcement() else {
-            return;
-        };
-        let caught = catch_unwind(AssertUnwindSafe(|| {
-            step.announce(lanes, mac, ports, gate, now);
-        }));
-        if caught.is_err() {
-            step.recover(lanes, ports);
-            lanes.raise(Fault::Panicked);
+        if let Some(mac) = lanes.take_announcement() {
+            let gate = self.gate.load();
+            self.step.announce(lanes, mac, &self.ports, gate, self.now);
         }
     }
 
@@ -313,18 +296,18 @@ impl Worker {
         let Some(lanes) = self.ports.get(key.port.index()) else {
             return;
         };
-        let tx = lanes
-            .tx(key.pair)
-            .and_then(|slot| slot.as_ref().and_then(|lane| lane.call.clone()));
-        let rx = lanes
-            .rx(key.pair)
-            .and_then(|slot| slot.as_ref().and_then(|lane| lane.call.clone()));
-        if [tx, rx]
-            .into_iter()
-            .flatten()
-            .any(|call| call.ring().is_err())
-        {
-            lanes.raise(Fault::CallBlocked);
+        let tx = lanes.tx(key.pair).and_then(|slot| {
+            let lane = slot.as_ref()?;
+            Some((lane.epoch, lane.call.clone()?))
+        });
+        let rx = lanes.rx(key.pair).and_then(|slot| {
+            let lane = slot.as_ref()?;
+            Some((lane.epoch, lane.call.clone()?))
+        });
+        for (epoch, call) in [tx, rx].into_iter().flatten() {
+            if call.ring().is_err() {
+                return lanes.raise(epoch, Fault::CallBlocked);
+            }
         }
     }
 }

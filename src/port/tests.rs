@@ -400,7 +400,8 @@ fn a_fault_of_the_workers_ends_the_connection() {
         // The bell may ring for another port.
         port.on_fault(room.now.get());
         assert_eq!(port.status().state, PortState::Running);
-        room.lanes.raise(fault);
+        let epoch = room.lanes.epoch();
+        room.lanes.raise(epoch, fault);
         port.on_fault(room.now.get());
         let status = port.status();
         assert_eq!(status.state, PortState::Waiting);
@@ -410,6 +411,11 @@ fn a_fault_of_the_workers_ends_the_connection() {
         // The next one is served.
         room.client(&mut port).negotiate(&mut port, &memory);
         assert_eq!(port.status().state, PortState::Negotiating);
+        // And is not blamed for what a worker finds out late about the one before.
+        room.lanes.raise(epoch, fault);
+        assert!(!room.lanes.faulted());
+        room.lanes.raise(room.lanes.epoch(), fault);
+        assert_eq!(room.lanes.fault(), Some(fault));
     }
 }
 

@@ -27,7 +27,7 @@ use super::slots::{Slots, Source};
 use crate::counters::{DropReason, MAX_PORTS, PortId, Tally};
 use crate::fabric::Fabric;
 use crate::memory::Call;
-use crate::port::lanes::{Fault, Lanes, MAX_PAIRS, RxLane};
+use crate::port::lanes::{Epoch, Fault, Lanes, MAX_PAIRS, Owner, RxLane};
 use crate::ring::{BURST, Slots as Places};
 use copy::PendingList;
 
@@ -53,7 +53,10 @@ pub(crate) struct Egress {
     /// Receive rings that were written to in this burst, each once.
     unpublished: Vec<(PortId, u16)>,
     /// Guests that want to be told of something.
-    calls: Vec<(PortId, Option<Arc<Call>>)>,
+    calls: Vec<(PortId, Epoch, Option<Arc<Call>>)>,
+    owner: Owner,
+    #[cfg(test)]
+    sabotaged: Option<u32>,
     /// Keys the choice of a receiver's queue, so that no guest can aim at one.
     flow_seed: u64,
     /// Copies that the burst came to, over all receivers: a broadcast costs its sender as many frames (F-5).
@@ -77,6 +80,9 @@ impl Egress {
             tally: Tally::new(),
             unpublished: Vec::with_capacity(RINGS),
             calls: Vec::with_capacity(RINGS.saturating_add(1)), // the sender's own, too
+            owner: Owner::new(),
+            #[cfg(test)]
+            sabotaged: None,
             flow_seed: RandomState::new().hash_one(BURST),
             copies: 0,
             copied_bytes: 0,
@@ -194,9 +200,9 @@ impl Egress {
             self.lose_all(slots, list, DropReason::ReceiverFault);
             return false;
         }
-        if let Err(broken) = lane.ring.begin() {
+        if let Err(broken) = lane.begin() {
             if lane.ring.memory().faulted() {
-                to.raise(Fault::MemoryLost);
+                to.raise(lane.epoch, Fault::MemoryLost);
             } else {
                 lane.broken = Some(broken);
                 to.counters().events.faults.increment();
@@ -211,16 +217,29 @@ impl Egress {
             .events
             .malformed_chains
             .add(u64::from(malformed.count));
+        #[cfg(test)]
+        self.visit_sabotaged();
         self.conclude(source, slots, lane, to)
+    }
+
+    /// Lets the visit to a receiver after `visits` more panic, between its copies and its end.
+    #[cfg(test)]
+    pub(super) fn sabotage(&mut self, visits: u32) {
+        self.sabotaged = Some(visits);
+    }
+
+    #[cfg(test)]
+    fn visit_sabotaged(&mut self) {
+        self.sabotaged = match self.sabotaged {
+            Some(0) => panic!("a test wants to see what becomes of it"),
+            more => more.map(|visits| visits - 1),
+        };
     }
 
     /// Leaves a ring that is to be published later.
     pub(crate) fn leave(&mut self, entered: Option<Entered<'_>>) {
-        if let Some(Entered { to, pair, mut slot }) = entered
-            && let Some(lane) = slot.as_mut()
-            && !std::mem::replace(&mut lane.unpublished, true)
-        {
-            self.unpublished.push((to.id(), pair));
+        if let Some(Entered { to, pair, .. }) = entered {
+            self.unpublished.push((to.id(), pair)); // once a burst for each ring: it does not grow
         }
     }
 
@@ -238,38 +257,60 @@ impl Egress {
             };
             if let Some(mut slot) = to.rx(pair)
                 && let Some(lane) = slot.as_mut()
-                && lane.unpublished
             {
                 self.publish_one(lane, to);
             }
         }
     }
 
+    /// Nothing to do when another worker that wrote to the ring, too, was here first.
     fn publish_one(&mut self, lane: &mut RxLane, to: &Lanes) {
-        lane.unpublished = false;
+        if lane.unpublished.take().is_none() {
+            return;
+        }
+        lane.settle();
         if lane.ring.publish() {
-            self.call(to, lane.call.clone());
+            self.call(to, lane.epoch, lane.call.clone());
         } else {
             to.counters().events.calls_suppressed.increment();
         }
     }
 
     /// Notes that a guest wants to be told: see [`ring`](Self::ring).
-    pub(crate) fn call(&mut self, to: &Lanes, call: Option<Arc<Call>>) {
-        self.calls.push((to.id(), call)); // once for each ring of the burst: it does not grow
+    pub(crate) fn call(&mut self, to: &Lanes, epoch: Epoch, call: Option<Arc<Call>>) {
+        self.calls.push((to.id(), epoch, call)); // once a burst for each ring: it does not grow
+    }
+
+    /// After a panic: forgets the visit that it cut off, and publishes what earlier ones of this worker had finished,
+    /// wherever that is.
+    pub(crate) fn recover(&mut self, ports: &[Arc<Lanes>]) {
+        for to in ports {
+            for pair in 0..to.pairs() {
+                if let Some(mut slot) = to.rx(pair)
+                    && let Some(lane) = slot.as_mut()
+                {
+                    lane.settle();
+                    if lane.unpublished == Some(self.owner) {
+                        self.publish_one(lane, to);
+                    }
+                }
+            }
+        }
+        self.ring(ports);
+        *self = Self::new();
     }
 
     /// Tells the guests that want to be told. To be called when every lock is released: a call may wait, for a hostile
     /// front-end's descriptor.
     pub(crate) fn ring(&mut self, ports: &[Arc<Lanes>]) {
-        for (port, call) in self.calls.drain(..) {
+        for (port, epoch, call) in self.calls.drain(..) {
             let Some(to) = ports.get(port.index()) else {
                 continue;
             };
             to.counters().events.calls.increment();
             // A front-end whose call has blocked once is not waited for again, however many queues it has.
             if !to.faulted() && call.is_some_and(|call| call.ring().is_err()) {
-                to.raise(Fault::CallBlocked);
+                to.raise(epoch, Fault::CallBlocked);
             }
         }
     }
@@ -283,13 +324,14 @@ impl Egress {
         to: &Lanes,
     ) -> bool {
         let reason = if lane.ring.memory().faulted() {
-            to.raise(Fault::MemoryLost);
+            to.raise(lane.epoch, Fault::MemoryLost);
             Some(DropReason::ReceiverFault)
         } else if source.faulted() {
             Some(DropReason::SenderFault)
         } else {
             None
         };
+        lane.conclude();
         if let Some(reason) = reason {
             lane.ring.abandon();
             for index in self.placed {
@@ -298,6 +340,7 @@ impl Egress {
             }
             return false;
         }
+        lane.unpublished = Some(self.owner);
         slots.delivered(self.placed);
         self.tally.pass_all(self.placed.count(), self.placed_bytes);
         true
