@@ -17,6 +17,7 @@ use crate::ring::{Layout, features};
 
 const RING: u16 = 256;
 const BASIC: u64 = features::VIRTIO_F_VERSION_1 | features::VIRTIO_NET_F_MRG_RXBUF;
+const SENDS_GIANTS: u64 = BASIC | features::VIRTIO_NET_F_CSUM | features::VIRTIO_NET_F_HOST_TSO4;
 const RX_BUFFERS: u64 = 0x20_0000;
 const TX_BUFFERS: u64 = 0x40_0000;
 const TX_BUFFER: u64 = 0x1_0000;
@@ -233,4 +234,78 @@ fn what_a_panic_cut_off_is_forgotten_by_whoever_comes_next() {
     let got = guests[1].received();
     assert_eq!(got.len(), 1);
     assert_eq!(got[0][12..], frame(BROADCAST, 0, 7));
+}
+
+/// A TCP giant of `segments` segments of 216 bytes, and the header that asks for the cut.
+fn giant(dst: [u8; 6], src: u16, segments: usize) -> ([u8; 12], Vec<u8>) {
+    let payload = 216 * segments;
+    let total = u16::try_from(40 + payload).unwrap().to_be_bytes();
+    let mut frame = [&dst[..], &mac(src), &[0x08, 0x00]].concat();
+    frame.extend([0x45, 0, total[0], total[1], 0, 1, 0, 0, 64, 6, 0, 0]);
+    frame.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+    frame.extend([
+        0, 80, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0,
+    ]);
+    frame.resize(54 + payload, 0x55);
+    // NEEDS_CSUM, TCPV4, hdr_len 54, gso_size 216, csum_start 34, csum_offset 16.
+    ([1, 1, 54, 0, 216, 0, 34, 0, 16, 0, 0, 0], frame)
+}
+
+#[test]
+fn h_11_a_giant_to_many_is_cut_for_as_many_as_one_visit_may_cost() {
+    const SEGMENTS: usize = 100;
+    let mut features = [BASIC; 17];
+    features[0] = SENDS_GIANTS;
+    let (mut crank, mut guests) = switch(&features);
+    let (header, bytes) = giant(BROADCAST, 0, SEGMENTS);
+    guests[0].send(header, &bytes);
+    assert_eq!(turn(&mut crank, 0), Some(1));
+    assert!(crank.rounds_in_debt() > 10, "the segments are paid for");
+    let served: Vec<_> = guests[1..]
+        .iter()
+        .map(|guest| guest.received().len())
+        .collect();
+    let bound = super::egress::CUTS as usize + SEGMENTS;
+    assert!(served.iter().sum::<usize>() <= bound, "{served:?}");
+    assert!(
+        served.iter().all(|&count| count == SEGMENTS || count == 0),
+        "{served:?}"
+    );
+    let refused = (1..17).map(|index| {
+        books(&crank, index)
+            .egress
+            .undelivered
+            .get(DropReason::CutLimit)
+    });
+    assert_eq!(
+        refused.sum::<u64>(),
+        served.iter().filter(|&&count| count == 0).count() as u64
+    );
+    assert!(served.contains(&0) && served.contains(&SEGMENTS));
+    assert_eq!(books(&crank, 0).ingress.forwarded, 1);
+
+    // The first receiver of a frame always gets it, whatever the visit has cost before.
+    for station in 1..17 {
+        guests[usize::from(station)].send([0; 12], &frame(mac(0), station, 0));
+        assert_eq!(turn(&mut crank, station), Some(1));
+    }
+    let dropped = |crank: &Crank| {
+        let lost = (1..17).map(|index| {
+            books(crank, index)
+                .egress
+                .undelivered
+                .get(DropReason::CutLimit)
+        });
+        lost.sum::<u64>()
+    };
+    let before = dropped(&crank);
+    for station in 1..17 {
+        let (header, bytes) = giant(mac(station), 0, 20);
+        guests[0].send(header, &bytes);
+    }
+    let mut taken = 0;
+    while taken < 16 {
+        taken += turn(&mut crank, 0).unwrap();
+    }
+    assert_eq!(dropped(&crank), before);
 }

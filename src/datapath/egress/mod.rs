@@ -34,6 +34,15 @@ use copy::PendingList;
 /// Receive rings of all ports, at most.
 const RINGS: usize = MAX_PORTS * MAX_PAIRS as usize;
 
+/// Segments of one visit from which on a giant is cut no more for receivers beyond its first.
+///
+/// The sender pays for segments, but only when they are made, and a flood makes them for every receiver: one visit of three
+/// giants in a switch of a thousand ports would hold up everybody else for a second. The first receiver of a frame is always
+/// served, so nothing that goes to one port meets this bound; what is collected at once (128 KiB and a chain) bounds that.
+/// Later receivers are refused rather than put off, since a frame that is put off would have to be kept, and nothing here
+/// waits for a receiver. It costs them what a full ring costs: a frame of a flood.
+pub(super) const CUTS: u32 = 1024;
+
 /// A receive ring with frames that are not published yet, and its lock.
 pub(crate) struct Entered<'a> {
     to: &'a Lanes,
