@@ -158,6 +158,9 @@ reasons! {
     OverMtu "over-mtu" Egress;
     /// The receiver cannot take the frame whole, and it cannot be segmented.
     NotSegmentable "not-segmentable" Egress;
+    /// The receiver cannot take the frame whole, others have it already, and the burst was cut into as many segments as
+    /// one visit may be for receivers beyond the first.
+    CutLimit "cut-limit" Egress;
 }
 
 // A `Tally` keeps one bit for each reason.

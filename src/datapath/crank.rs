@@ -73,6 +73,12 @@ impl Crank {
         rounds
     }
 
+    /// Lets the visit to a receiver after `visits` more panic.
+    #[cfg(test)]
+    pub(super) fn sabotage(&mut self, visits: u32) {
+        self.step.sabotage(visits);
+    }
+
     /// The gate.
     #[must_use]
     pub fn gate(&self) -> &Gate {

@@ -19,6 +19,8 @@ pub mod offload;
 mod slot;
 mod slots;
 mod step;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::io;

@@ -185,6 +185,12 @@ impl Slots {
         self.special = frames;
     }
 
+    /// Whether some receiver has the frame already.
+    #[inline]
+    pub(crate) fn is_forwarded(&self, index: u8) -> bool {
+        self.forwarded.contains(index)
+    }
+
     /// One receiver has these frames.
     #[inline]
     pub(crate) fn delivered(&mut self, frames: Frames) {

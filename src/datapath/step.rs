@@ -11,6 +11,8 @@
 //! Each stage passes over the whole burst before the next begins, so that the memory that a stage needs was asked
 //! for by the one before it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::Gate;
 use super::budget::Credit;
 use super::court::Court;
@@ -25,7 +27,7 @@ use crate::clock::Tick;
 use crate::counters::{DropReason, Tally};
 use crate::fabric::LookupCache;
 use crate::policy::{Context, Desk};
-use crate::port::lanes::{Fault, Lanes, TxLane};
+use crate::port::lanes::{Epoch, Fault, Lanes, TxLane};
 use crate::ring::ChainBurst;
 
 /// The longest IP packet of a port that was told no MTU.
@@ -60,6 +62,8 @@ pub(crate) struct Step {
     tally: Tally,
     /// The worker's place before the gate.
     desk: Desk,
+    /// The connection whose burst is under way.
+    epoch: Epoch,
 }
 
 impl Step {
@@ -71,13 +75,38 @@ impl Step {
             egress: Egress::new(),
             tally: Tally::new(),
             desk: Desk::default(),
+            epoch: Epoch::default(),
         }
     }
 
-    /// Takes a burst from transmit ring `pair` of a port and delivers it.
+    /// Takes a burst from transmit ring `pair` of a port and delivers it. A panic on the way is caught here and becomes the
+    /// port's fault.
     #[allow(clippy::too_many_arguments)]
     #[inline]
     pub(crate) fn visit(
+        &mut self,
+        lanes: &Lanes,
+        pair: u16,
+        ports: &Ports,
+        gate: &Gate,
+        now: Tick,
+        credit: &mut Credit,
+        kept: &mut Memory,
+        greeted: &mut bool,
+    ) -> Visit {
+        self.epoch = lanes.epoch();
+        catch_unwind(AssertUnwindSafe(|| {
+            self.lock(lanes, pair, ports, gate, now, credit, kept, greeted)
+        }))
+        .unwrap_or_else(|_| {
+            self.recover(lanes, ports);
+            Visit::Gone
+        })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    #[inline(always)]
+    fn lock(
         &mut self,
         lanes: &Lanes,
         pair: u16,
@@ -94,6 +123,7 @@ impl Step {
         let Some(lane) = slot.as_mut() else {
             return Visit::Gone;
         };
+        self.epoch = lane.epoch;
         let visit = self.enter(lanes, lane, ports, gate, now, credit, kept, greeted);
         drop(slot);
         if let Visit::Worked(_) | Visit::Gone = visit {
@@ -128,19 +158,19 @@ impl Step {
         let before = budget;
         match lane.ring.collect(&mut self.chains, &mut budget) {
             Ok(0) if lane.ring.memory().faulted() => {
-                lanes.raise(Fault::MemoryLost);
+                lanes.raise(lane.epoch, Fault::MemoryLost);
                 return Visit::Gone;
             }
             Ok(0) => return Visit::Idle,
             Ok(_) => {}
             // Memory that was lost reads as zeros, and zeros look like an index that jumped: the cause comes first.
             Err(_) if lane.ring.memory().faulted() => {
-                lanes.raise(Fault::MemoryLost);
+                lanes.raise(lane.epoch, Fault::MemoryLost);
                 return Visit::Gone;
             }
             Err(broken) => {
                 lane.broken = Some(broken);
-                self.egress.broke(lanes, lane.err.clone());
+                self.egress.broke(lanes, lane.epoch, lane.err.clone());
                 return Visit::Gone;
             }
         }
@@ -150,13 +180,19 @@ impl Step {
         let descriptors = before.descriptors.saturating_sub(budget.descriptors);
         credit.spend(cost_frames, cost_bytes, descriptors);
         if lane.ring.memory().faulted() {
-            lanes.raise(Fault::MemoryLost); // the port is left alone from the next visit on
+            lanes.raise(lane.epoch, Fault::MemoryLost); // the port is left alone from the next visit on
         } else if lane.ring.should_notify() {
-            self.egress.call(lanes, lane.call.clone());
+            self.egress.call(lanes, lane.epoch, lane.call.clone());
         } else {
             lanes.counters().events.calls_suppressed.increment();
         }
         Visit::Worked(frames)
+    }
+
+    /// See [`Egress::sabotage`].
+    #[cfg(test)]
+    pub(super) fn sabotage(&mut self, visits: u32) {
+        self.egress.sabotage(visits);
     }
 
     /// Take, judge, deliver, complete, count.
@@ -246,7 +282,8 @@ impl Step {
             .deliver(own, &mut self.slots, answers, lanes, &gate.fabric)
     }
 
-    /// Sends a RARP frame of `mac` as if the guest had (vhost-user: SEND_RARP), so that switches learn where it is.
+    /// Sends a RARP frame of `mac` as if the guest had (vhost-user: SEND_RARP), so that switches learn where it is. A panic
+    /// is caught as in [`visit`](Self::visit).
     pub(crate) fn announce(
         &mut self,
         lanes: &Lanes,
@@ -255,6 +292,16 @@ impl Step {
         gate: &Gate,
         now: Tick,
     ) {
+        self.epoch = lanes.epoch();
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            self.announcement(lanes, mac, ports, gate, now);
+        }));
+        if caught.is_err() {
+            self.recover(lanes, ports);
+        }
+    }
+
+    fn announcement(&mut self, lanes: &Lanes, mac: [u8; 6], ports: &Ports, gate: &Gate, now: Tick) {
         self.chains.clear();
         self.egress.begin();
         self.slots.put(&rarp(mac));
@@ -300,26 +347,12 @@ impl Step {
         self.egress.ring(ports);
     }
 
-    /// After a panic: forgets the burst, counts its frames as abandoned, and takes back what it had reserved anywhere.
-    pub(crate) fn recover(&mut self, lanes: &Lanes, ports: &Ports) {
-        for receiver in ports.iter() {
-            for pair in 0..receiver.pairs() {
-                if let Some(lane) = receiver.rx(pair).as_mut().and_then(|slot| slot.as_mut()) {
-                    lane.ring.abandon();
-                    // What earlier visits had finished is told now: the list of who waits to be told is lost.
-                    if std::mem::take(&mut lane.unpublished)
-                        && lane.ring.publish()
-                        && let Some(call) = &lane.call
-                        && call.ring().is_err()
-                    {
-                        receiver.raise(Fault::CallBlocked);
-                    }
-                }
-            }
-        }
+    /// After a panic in the middle of a burst from `lanes`: the port is faulted; its frames are counted as abandoned, what
+    /// was under way anywhere is forgotten, and what was finished is published.
+    fn recover(&mut self, lanes: &Lanes, ports: &Ports) {
+        lanes.raise(self.epoch, Fault::Panicked);
+        self.egress.recover(ports);
         self.fanout.clear();
-        self.egress.ring(ports);
-        self.egress = Egress::new();
         self.tally = Tally::new();
         for _ in self.chains.chains() {
             self.tally.enter(0);

@@ -16,9 +16,8 @@
 //! ```
 //!
 //! While it runs, a worker looks at its door every [`LOOK`] for kicks of armed rings and for notes. Each visit has a budget
-//! (see [`super::budget`]). A step that panics is caught: its port is faulted, everything else goes on.
+//! (see [`super::budget`]). A step that panics is caught (see [`super::step`]): its port is faulted, everything else goes on.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -266,9 +265,8 @@ impl Worker {
         std::hint::spin_loop();
     }
 
-    /// One visit to one ring. A panic in it is caught here and becomes its port's fault.
+    /// One visit to one ring.
     fn visit(&mut self, index: usize) -> Visit {
-        let (step, now) = (&mut self.step, self.now);
         let generation = self.generation.load();
         let Some(polled) = self.polled.get_mut(index) else {
             return Visit::Gone;
@@ -283,42 +281,27 @@ impl Worker {
         };
         kept.renew(generation.number());
         polled.credit.replenish();
-        catch_unwind(AssertUnwindSafe(|| {
-            step.visit(
-                lanes,
-                polled.key.pair,
-                ports,
-                gate,
-                now,
-                &mut polled.credit,
-                kept,
-                &mut polled.greeted,
-            )
-        }))
-        .unwrap_or_else(|_| {
-            step.recover(lanes, ports);
-            lanes.raise(Fault::Panicked);
-            Visit::Gone
-        })
+        self.step.visit(
+            lanes,
+            polled.key.pair,
+            ports,
+            gate,
+            self.now,
+            &mut polled.credit,
+            kept,
+            &mut polled.greeted,
+        )
     }
 
     /// Sends the announcement of a guest that has moved here.
     fn announce(&mut self, port: PortId) {
-        let (step, now) = (&mut self.step, self.now);
         let generation = self.generation.load();
         let (ports, gate) = (&generation.ports, &generation.gate);
         let Some(lanes) = ports.get(port) else {
             return;
         };
-        let Some(mac) = lanes.take_announcement() else {
-            return;
-        };
-        let caught = catch_unwind(AssertUnwindSafe(|| {
-            step.announce(lanes, mac, ports, gate, now);
-        }));
-        if caught.is_err() {
-            step.recover(lanes, ports);
-            lanes.raise(Fault::Panicked);
+        if let Some(mac) = lanes.take_announcement() {
+            self.step.announce(lanes, mac, ports, gate, self.now);
         }
     }
 
@@ -327,18 +310,18 @@ impl Worker {
         let Some(lanes) = self.generation.load().ports.get(key.port) else {
             return;
         };
-        let tx = lanes
-            .tx(key.pair)
-            .and_then(|slot| slot.as_ref().and_then(|lane| lane.call.clone()));
-        let rx = lanes
-            .rx(key.pair)
-            .and_then(|slot| slot.as_ref().and_then(|lane| lane.call.clone()));
-        if [tx, rx]
-            .into_iter()
-            .flatten()
-            .any(|call| call.ring().is_err())
-        {
-            lanes.raise(Fault::CallBlocked);
+        let tx = lanes.tx(key.pair).and_then(|slot| {
+            let lane = slot.as_ref()?;
+            Some((lane.epoch, lane.call.clone()?))
+        });
+        let rx = lanes.rx(key.pair).and_then(|slot| {
+            let lane = slot.as_ref()?;
+            Some((lane.epoch, lane.call.clone()?))
+        });
+        for (epoch, call) in [tx, rx].into_iter().flatten() {
+            if call.ring().is_err() {
+                return lanes.raise(epoch, Fault::CallBlocked);
+            }
         }
     }
 }

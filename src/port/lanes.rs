@@ -14,7 +14,7 @@
 //!
 //! Locks are taken in one order: a transmit slot before a receive slot, and never two receive slots.
 //! A panic under a lock is contained at the port step (see `datapath`); the lock is then entered all the same,
-//! since a ring publishes nothing that it has not finished.
+//! and whoever enters a receive slot next forgets the visit that the panic cut off ([`RxLane::settle`]).
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,7 +27,7 @@ use super::door::{Door, Note, RingKey};
 use crate::counters::{PortCounters, PortId};
 use crate::memory::{Call, Kick};
 use crate::ring::{Negotiated, RingBroken, RingError, RxRing, TxRing};
-use crate::session::RingSetup;
+pub(crate) use crate::session::RingSetup; // what `Lanes::start` takes
 
 /// Queue pairs that a port can have (VIRTIO 1.2, 5.1.2: a receive and a transmit queue each).
 pub const MAX_PAIRS: u16 = 8;
@@ -55,13 +55,30 @@ impl Fault {
         }
     }
 
-    const fn from_code(code: u32) -> Option<Self> {
+    const fn from_code(code: u64) -> Option<Self> {
         match code {
             1 => Some(Self::MemoryLost),
             2 => Some(Self::CallBlocked),
             3 => Some(Self::Panicked),
             _ => None,
         }
+    }
+}
+
+/// Which connection of a port: counted up when one has ended, so that what a worker finds out late about a connection
+/// that is gone cannot be held against its successor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Epoch(u32);
+
+/// Who has a receive ring on its list of those to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner(u32);
+
+impl Owner {
+    /// An owner like no other.
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -88,6 +105,7 @@ pub struct TxLane {
     pub(crate) header_len: usize,
     pub(crate) enabled: bool,
     pub(crate) polled: bool,
+    pub(crate) epoch: Epoch,
     pub(crate) broken: Option<RingBroken>,
     size: u16,
     kick: Option<Arc<Kick>>,
@@ -95,8 +113,12 @@ pub struct TxLane {
 
 /// A receive ring in its slot: the switch writes, the guest receives.
 pub struct RxLane {
-    /// Frames were written that the guest has not been told of; some worker has this ring on its list.
-    pub(crate) unpublished: bool,
+    /// Frames were written that are not published yet, and this worker sees to it that they will be.
+    pub(crate) unpublished: Option<Owner>,
+    /// A visit has begun and is not concluded. Since a visit holds the lock, whoever enters and finds this finds what a
+    /// panic has left.
+    visited: bool,
+    pub(crate) epoch: Epoch,
     pub(crate) ring: RxRing,
     pub(crate) call: Option<Arc<Call>>,
     pub(crate) err: Option<Arc<Call>>,
@@ -107,6 +129,31 @@ pub struct RxLane {
     enabled: bool,
     /// Held open for as long as the ring runs; nobody waits on it, a full receiver is not waited for.
     _kick: Option<Arc<Kick>>,
+}
+
+impl RxLane {
+    /// Begins a visit: what an earlier one left unfinished is forgotten, the driver's index is read.
+    ///
+    /// # Errors
+    /// The driver lost its ring.
+    pub(crate) fn begin(&mut self) -> Result<(), RingBroken> {
+        self.settle();
+        self.ring.begin()?;
+        self.visited = true;
+        Ok(())
+    }
+
+    /// Ends a visit: what it wrote is whole, or was abandoned.
+    pub(crate) fn conclude(&mut self) {
+        self.visited = false;
+    }
+
+    /// Forgets the visit that a panic cut off, if one did: its frames were not all written, and nobody may get them.
+    pub(crate) fn settle(&mut self) {
+        if std::mem::take(&mut self.visited) {
+            self.ring.abandon();
+        }
+    }
 }
 
 #[derive(Default)]
@@ -137,7 +184,8 @@ pub struct Lanes {
     pairs: Box<[Pair]>,
     /// Bit k: the receive ring of pair k runs and is enabled. Lets a sender choose a queue without a lock.
     receiving: AtomicU32,
-    fault: AtomicU32,
+    /// The epoch in the high half, the code of the fault that waits, or 0, in the low.
+    fault: AtomicU64,
     /// Bit 48 set: the low 48 bits are a MAC to announce.
     announce: AtomicU64,
     /// Largest frame in bytes behind the Ethernet header and tag; 0: no limit but the ring's.
@@ -189,6 +237,8 @@ impl AsFd for FaultBell {
 }
 
 const ANNOUNCE: u64 = 1 << 48;
+/// The part of the fault word that holds the code.
+const FAULT: u64 = 0xffff_ffff;
 
 impl Lanes {
     /// The lanes of port `id`, with room for `pairs` queue pairs, polled by the worker behind `door`.
@@ -203,7 +253,7 @@ impl Lanes {
             counters: PortCounters::new(pairs.into()),
             pairs: (0..pairs).map(|_| Pair::default()).collect(),
             receiving: AtomicU32::new(0),
-            fault: AtomicU32::new(0),
+            fault: AtomicU64::new(0),
             announce: AtomicU64::new(0),
             mtu: AtomicU16::new(0),
             door,
@@ -250,7 +300,9 @@ impl Lanes {
                 return Err(LaneError::Running);
             }
             *slot = Some(RxLane {
-                unpublished: false,
+                unpublished: None,
+                visited: false,
+                epoch: self.epoch(),
                 ring: RxRing::start(setup.memory, setup.layout, negotiated)?,
                 call: setup.call,
                 err: setup.err,
@@ -286,6 +338,7 @@ impl Lanes {
             header_len: negotiated.header_len,
             enabled: setup.enabled,
             polled: !admitted,
+            epoch: self.epoch(),
             broken: None,
             size: setup.layout.size,
             kick: setup.kick,
@@ -376,10 +429,10 @@ impl Lanes {
 
     /// Counts a ring that broke and tells its front-end, if it asked for that. For workers only, which are guarded against a
     /// descriptor that blocks; the ring's slot must not be held meanwhile.
-    pub(crate) fn ring_broke(&self, err: Option<Arc<Call>>) {
+    pub(crate) fn ring_broke(&self, epoch: Epoch, err: Option<Arc<Call>>) {
         self.counters.events.faults.increment();
         if !self.faulted() && err.is_some_and(|err| err.ring().is_err()) {
-            self.raise(Fault::CallBlocked);
+            self.raise(epoch, Fault::CallBlocked);
         }
     }
 
@@ -419,31 +472,42 @@ impl Lanes {
         self.receiving.load(Ordering::Relaxed)
     }
 
-    /// Reports a fault. The first one counts; the attendant is told.
-    pub(crate) fn raise(&self, fault: Fault) {
-        if self
-            .fault
-            .compare_exchange(0, fault.code(), Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
-        {
+    /// The present connection.
+    pub(crate) fn epoch(&self) -> Epoch {
+        let [e0, e1, e2, e3, ..] = self.fault.load(Ordering::Acquire).to_be_bytes();
+        Epoch(u32::from_be_bytes([e0, e1, e2, e3]))
+    }
+
+    /// Reports a fault of the connection of `epoch`. The first one counts, and the attendant is told; one of a connection
+    /// that is gone counts for nothing.
+    pub(crate) fn raise(&self, epoch: Epoch, fault: Fault) {
+        let clear = u64::from(epoch.0) << 32;
+        let raised = clear | u64::from(fault.code());
+        let change =
+            self.fault
+                .compare_exchange(clear, raised, Ordering::AcqRel, Ordering::Relaxed);
+        if change.is_ok() {
             self.bell.ring();
         }
     }
 
     /// Whether a fault waits for the attendant: workers leave the port alone meanwhile.
+    #[inline]
     pub(crate) fn faulted(&self) -> bool {
-        self.fault.load(Ordering::Relaxed) != 0
+        self.fault.load(Ordering::Relaxed) & FAULT != 0
     }
 
     /// The fault that waits. It stays until [`Lanes::forgive`].
     #[must_use]
     pub fn fault(&self) -> Option<Fault> {
-        Fault::from_code(self.fault.load(Ordering::Acquire))
+        Fault::from_code(self.fault.load(Ordering::Acquire) & FAULT)
     }
 
-    /// Ends a fault: to be called when every ring has been stopped.
+    /// Ends a connection and its fault, if it had one: to be called when every ring has been stopped.
     pub fn forgive(&self) {
-        self.fault.store(0, Ordering::Release);
+        // After 2^32 connections a fault of the first could be taken for one of the last: it would have waited for years.
+        let next = self.epoch().0.wrapping_add(1);
+        self.fault.store(u64::from(next) << 32, Ordering::Release);
     }
 
     /// What each running ring is doing.

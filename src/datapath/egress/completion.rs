@@ -1,8 +1,8 @@
 //! Frames that a receiver cannot take as they are: a checksum completed, a giant cut, on a private linear copy.
 
-use super::Egress;
 use super::copy::Pending;
 use super::writer::{TagEdit, Writer};
+use super::{CUTS, Egress};
 use crate::counters::DropReason;
 use crate::datapath::offload::{Checksum, Segment, Segmenter, complete_checksum};
 use crate::datapath::slots::{Slots, Source};
@@ -66,6 +66,9 @@ impl Egress {
         segment: Segment,
         partial: bool,
     ) -> Result<(), DropReason> {
+        if self.extra_frames >= CUTS && slots.is_forwarded(index) {
+            return Err(DropReason::CutLimit);
+        }
         let len = self.linearise(source, slots, index)?;
         // Taken out while segments are read from it, since `room` may have to write other frames meanwhile.
         let linear = std::mem::take(&mut self.linear);

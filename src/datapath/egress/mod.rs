@@ -28,12 +28,21 @@ use super::slots::{Slots, Source};
 use crate::counters::{DropReason, MAX_PORTS, PortId, Tally};
 use crate::fabric::Fabric;
 use crate::memory::Call;
-use crate::port::lanes::{Fault, Lanes, MAX_PAIRS, RxLane};
+use crate::port::lanes::{Epoch, Fault, Lanes, MAX_PAIRS, Owner, RxLane};
 use crate::ring::{BURST, Slots as Places};
 use copy::PendingList;
 
 /// Receive rings of all ports, at most.
 const RINGS: usize = MAX_PORTS * MAX_PAIRS as usize;
+
+/// Segments of one visit from which on a giant is cut no more for receivers beyond its first.
+///
+/// The sender pays for segments, but only when they are made, and a flood makes them for every receiver: one visit of three
+/// giants in a switch of a thousand ports would hold up everybody else for a second. The first receiver of a frame is always
+/// served, so nothing that goes to one port meets this bound; what is collected at once (128 KiB and a chain) bounds that.
+/// Later receivers are refused rather than put off, since a frame that is put off would have to be kept, and nothing here
+/// waits for a receiver. It costs them what a full ring costs: a frame of a flood.
+pub(super) const CUTS: u32 = 1024;
 
 /// A receive ring with frames that are not published yet, and its lock.
 pub(crate) struct Entered<'a> {
@@ -54,9 +63,12 @@ pub(crate) struct Egress {
     /// Receive rings that were written to in this burst, each once.
     unpublished: Vec<(PortId, u16)>,
     /// Guests that want to be told of something.
-    calls: Vec<(PortId, Option<Arc<Call>>)>,
+    calls: Vec<(PortId, Epoch, Option<Arc<Call>>)>,
     /// Rings that broke, each once, and what tells their front-ends.
-    broken: Vec<(PortId, Option<Arc<Call>>)>,
+    broken: Vec<(PortId, Epoch, Option<Arc<Call>>)>,
+    owner: Owner,
+    #[cfg(test)]
+    sabotaged: Option<u32>,
     /// Keys the choice of a receiver's queue, so that no guest can aim at one.
     flow_seed: u64,
     /// Copies that the burst came to, over all receivers: a broadcast costs its sender as many frames (F-5).
@@ -81,6 +93,9 @@ impl Egress {
             unpublished: Vec::with_capacity(RINGS),
             calls: Vec::with_capacity(RINGS.saturating_add(1)), // the sender's own, too
             broken: Vec::with_capacity(RINGS.saturating_add(1)),
+            owner: Owner::new(),
+            #[cfg(test)]
+            sabotaged: None,
             flow_seed: RandomState::new().hash_one(BURST),
             copies: 0,
             copied_bytes: 0,
@@ -198,12 +213,12 @@ impl Egress {
             self.lose_all(slots, list, DropReason::ReceiverFault);
             return false;
         }
-        if let Err(broken) = lane.ring.begin() {
+        if let Err(broken) = lane.begin() {
             if lane.ring.memory().faulted() {
-                to.raise(Fault::MemoryLost);
+                to.raise(lane.epoch, Fault::MemoryLost);
             } else {
                 lane.broken = Some(broken);
-                self.broke(to, lane.err.clone());
+                self.broke(to, lane.epoch, lane.err.clone());
             }
             self.lose_all(slots, list, DropReason::ReceiverFault);
             return false;
@@ -221,16 +236,29 @@ impl Egress {
             .events
             .malformed_chains
             .add(u64::from(malformed.count));
+        #[cfg(test)]
+        self.visit_sabotaged();
         self.conclude(source, slots, lane, to)
+    }
+
+    /// Lets the visit to a receiver after `visits` more panic, between its copies and its end.
+    #[cfg(test)]
+    pub(super) fn sabotage(&mut self, visits: u32) {
+        self.sabotaged = Some(visits);
+    }
+
+    #[cfg(test)]
+    fn visit_sabotaged(&mut self) {
+        self.sabotaged = match self.sabotaged {
+            Some(0) => panic!("a test wants to see what becomes of it"),
+            more => more.map(|visits| visits - 1),
+        };
     }
 
     /// Leaves a ring that is to be published later.
     pub(crate) fn leave(&mut self, entered: Option<Entered<'_>>) {
-        if let Some(Entered { to, pair, mut slot }) = entered
-            && let Some(lane) = slot.as_mut()
-            && !std::mem::replace(&mut lane.unpublished, true)
-        {
-            self.unpublished.push((to.id(), pair));
+        if let Some(Entered { to, pair, .. }) = entered {
+            self.unpublished.push((to.id(), pair)); // once a burst for each ring: it does not grow
         }
     }
 
@@ -248,49 +276,71 @@ impl Egress {
             };
             if let Some(mut slot) = to.rx(pair)
                 && let Some(lane) = slot.as_mut()
-                && lane.unpublished
             {
                 self.publish_one(lane, to);
             }
         }
     }
 
+    /// Nothing to do when another worker that wrote to the ring, too, was here first.
     fn publish_one(&mut self, lane: &mut RxLane, to: &Lanes) {
-        lane.unpublished = false;
+        if lane.unpublished.take().is_none() {
+            return;
+        }
+        lane.settle();
         if lane.ring.publish() {
-            self.call(to, lane.call.clone());
+            self.call(to, lane.epoch, lane.call.clone());
         } else {
             to.counters().events.calls_suppressed.increment();
         }
     }
 
     /// Notes that a guest wants to be told: see [`ring`](Self::ring).
-    pub(crate) fn call(&mut self, to: &Lanes, call: Option<Arc<Call>>) {
-        self.calls.push((to.id(), call)); // once for each ring of the burst: it does not grow
+    pub(crate) fn call(&mut self, to: &Lanes, epoch: Epoch, call: Option<Arc<Call>>) {
+        self.calls.push((to.id(), epoch, call)); // once a burst for each ring: it does not grow
+    }
+
+    /// After a panic: forgets the visit that it cut off, and publishes what earlier ones of this worker had finished,
+    /// wherever that is.
+    pub(crate) fn recover(&mut self, ports: &Ports) {
+        for to in ports.iter() {
+            for pair in 0..to.pairs() {
+                if let Some(mut slot) = to.rx(pair)
+                    && let Some(lane) = slot.as_mut()
+                {
+                    lane.settle();
+                    if lane.unpublished == Some(self.owner) {
+                        self.publish_one(lane, to);
+                    }
+                }
+            }
+        }
+        self.ring(ports);
+        *self = Self::new();
     }
 
     /// Notes a ring that broke: its front-end is told by [`ring`](Self::ring).
     #[cold]
-    pub(crate) fn broke(&mut self, of: &Lanes, err: Option<Arc<Call>>) {
-        self.broken.push((of.id(), err)); // once for each ring: it does not grow
+    pub(crate) fn broke(&mut self, of: &Lanes, epoch: Epoch, err: Option<Arc<Call>>) {
+        self.broken.push((of.id(), epoch, err)); // once for each ring: it does not grow
     }
 
     /// Tells the guests that want to be told. To be called when every lock is released: a call may wait, for a hostile
     /// front-end's descriptor.
     pub(crate) fn ring(&mut self, ports: &Ports) {
-        for (port, err) in self.broken.drain(..) {
+        for (port, epoch, err) in self.broken.drain(..) {
             if let Some(lanes) = ports.get(port) {
-                lanes.ring_broke(err);
+                lanes.ring_broke(epoch, err);
             }
         }
-        for (port, call) in self.calls.drain(..) {
+        for (port, epoch, call) in self.calls.drain(..) {
             let Some(to) = ports.get(port) else {
                 continue;
             };
             to.counters().events.calls.increment();
             // A front-end whose call has blocked once is not waited for again, however many queues it has.
             if !to.faulted() && call.is_some_and(|call| call.ring().is_err()) {
-                to.raise(Fault::CallBlocked);
+                to.raise(epoch, Fault::CallBlocked);
             }
         }
     }
@@ -304,13 +354,14 @@ impl Egress {
         to: &Lanes,
     ) -> bool {
         let reason = if lane.ring.memory().faulted() {
-            to.raise(Fault::MemoryLost);
+            to.raise(lane.epoch, Fault::MemoryLost);
             Some(DropReason::ReceiverFault)
         } else if source.faulted() {
             Some(DropReason::SenderFault)
         } else {
             None
         };
+        lane.conclude();
         if let Some(reason) = reason {
             lane.ring.abandon();
             for index in self.placed {
@@ -319,6 +370,7 @@ impl Egress {
             }
             return false;
         }
+        lane.unpublished = Some(self.owner);
         slots.delivered(self.placed);
         self.tally.pass_all(self.placed.count(), self.placed_bytes);
         true
