@@ -95,7 +95,7 @@ impl Court<'_> {
         }
         let frame = Frame::parse(slot.snapshot(), slot.len)?;
         let tagged = frame.tag().is_some();
-        let admitted = self.judge.admit(frame, || weight(slot))?;
+        let admitted = self.judge.admit(frame, || slot.weight())?;
         if let Some(mac) = admitted.claim() {
             self.claim(mac)?;
         }
@@ -107,7 +107,7 @@ impl Court<'_> {
                 .judge
                 .permit(admitted, to)
                 .map(|permit| fanout.push(&permit, index)),
-            Kind::Flood => self.flood(admitted, weight(slot), destinations, index, fanout),
+            Kind::Flood => self.flood(admitted, slot.weight(), destinations, index, fanout),
             Kind::Drop(reason) => Err(reason.into()),
         };
         slot.vid = vid;
@@ -213,20 +213,5 @@ impl Court<'_> {
         Offload::judge(&slot.sent(self.framing), slot.len, self.sender, || {
             Headers::of(&Frame::parse(slot.snapshot(), slot.len)?)
         })
-    }
-}
-
-/// What a frame counts as: one that is to be cut, as its segments.
-#[inline(always)]
-fn weight(slot: &Slot) -> Weight {
-    match slot.offload {
-        Offload::Segment(segment) => Weight {
-            frames: segment.count(),
-            bytes: segment.bytes(),
-        },
-        Offload::None | Offload::Checksum(_) => Weight {
-            frames: 1,
-            bytes: slot.len,
-        },
     }
 }

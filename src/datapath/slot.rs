@@ -12,6 +12,7 @@ use super::offload::Offload;
 use crate::counters::DropReason;
 use crate::frame::{Frame, Vid, vlan};
 use crate::memory::{Extent, GuestMemory, Near};
+use crate::policy::Weight;
 use crate::ring::Chain;
 use crate::ring::vnet::VnetHeader;
 
@@ -215,6 +216,21 @@ impl Slot {
             room.copy_from_slice(frame);
             self.have = short(len);
             self.len = bytes_of(len);
+        }
+    }
+
+    /// What the frame counts as: one that is to be cut, as its segments.
+    #[inline(always)]
+    pub(crate) fn weight(&self) -> Weight {
+        match self.offload {
+            Offload::Segment(segment) => Weight {
+                frames: segment.count(),
+                bytes: segment.bytes(),
+            },
+            Offload::None | Offload::Checksum(_) => Weight {
+                frames: 1,
+                bytes: self.len,
+            },
         }
     }
 

@@ -7,9 +7,10 @@ use super::fanout::Frames;
 use super::slot::{Framing, Slot, bytes_of};
 use crate::clock::Tick;
 use crate::counters::drops::{DropLog, Dropped};
-use crate::counters::{DropReason, Tally};
+use crate::counters::{DropReason, PortId, Tally};
 use crate::frame::Frame;
 use crate::memory::{Extent, GuestMemory, RegionHint};
+use crate::policy::Policy;
 use crate::policy::digest::Digest;
 use crate::policy::reject::Answer;
 use crate::ring::{BURST, Chain, ChainBurst};
@@ -131,6 +132,26 @@ impl Slots {
             slot.put(frame);
             self.bytes = slot.len.into();
         }
+    }
+
+    /// Those of `frames` that are more than `to` may be sent.
+    #[cold]
+    pub(crate) fn over_limit(
+        &self,
+        frames: Frames,
+        policy: &Policy,
+        to: PortId,
+        now: Tick,
+    ) -> Frames {
+        let mut over = Frames::default();
+        for index in frames {
+            if let Some(slot) = self.get(index)
+                && policy.may_receive(to, slot.weight(), now).is_err()
+            {
+                over.insert(index);
+            }
+        }
+        over
     }
 
     /// Makes answers of rejected frames, in their slots; returns those for which there is one.

@@ -250,6 +250,7 @@ impl Step {
             &mut self.slots,
             ports,
             gate,
+            now,
         );
         lane.ring.complete(&self.chains);
         // Before anybody is told, so that whoever has a frame finds it in the books.
@@ -341,6 +342,7 @@ impl Step {
             &mut self.slots,
             ports,
             gate,
+            now,
         );
         self.count(lanes, now);
         self.egress.publish(entered, ports);
@@ -378,11 +380,20 @@ fn deliver<'a>(
     slots: &mut Slots,
     ports: &'a Ports,
     gate: &Gate,
+    now: Tick,
 ) -> Option<Entered<'a>> {
     let mut entered = None;
-    while let Some((to, frames)) = fanout.take() {
+    while let Some((to, mut frames)) = fanout.take() {
         if let Some(lanes) = ports.get(to) {
             egress.leave(entered.take());
+            if gate.policy.limits_receiving(to) {
+                let over = slots.over_limit(frames, &gate.policy, to, now);
+                egress.refuse(slots, over, lanes, DropReason::ReceiveRate);
+                frames = frames.without(over);
+                if frames.is_empty() {
+                    continue;
+                }
+            }
             entered = egress.deliver(source, slots, frames, lanes, &gate.fabric);
         }
     }

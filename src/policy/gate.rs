@@ -8,7 +8,7 @@ use super::guard::Guard;
 use super::lists::{Say, consult};
 use super::meter::Meter;
 use super::quarantine::Quarantine;
-use super::rule::{Action, Direction, Rule, RuleId};
+use super::rule::{Action, Decision, Direction, Kind, Rule, RuleId};
 use super::spec::{ConnectionQuota, LimitSpec, PolicySpec, PortPolicy, Rate, TrackingSpec};
 use super::state::State;
 use super::subject;
@@ -95,6 +95,7 @@ pub struct RuleInfo {
     pub action: Action,
     stateless: bool,
     log: bool,
+    is_about_everything: bool,
 }
 
 impl Policy {
@@ -341,6 +342,13 @@ impl Policy {
         })
     }
 
+    /// Whether a refusal is by a rule about everything, which does not mean addressing: a list that closes with
+    /// `reject = "any"` is to cut nobody off. A rule that names ARP, or ICMPv6, does mean it.
+    pub(super) fn spares_addressing(&self, decision: &Decision) -> bool {
+        let info = decision.rule.and_then(|rule| self.rule(rule));
+        decision.action != Action::Allow && info.is_some_and(|info| info.is_about_everything)
+    }
+
     /// Whether a rule opens no connections.
     pub(super) fn is_stateless(&self, rule: RuleId) -> bool {
         self.rule(rule).is_some_and(|rule| rule.stateless)
@@ -388,20 +396,13 @@ impl Policy {
             return None;
         }
         let subject = flow.subject();
-        let stateless = |rule| self.is_stateless(rule);
-        let outbound = consult(
-            source.outbound.as_deref(),
-            flow.peer,
-            &subject,
-            false,
-            stateless,
-        );
+        let outbound = consult(self, source.outbound.as_deref(), flow.peer, &subject, false);
         let inbound = consult(
+            self,
             receiver.inbound.as_deref(),
             flow.opener,
             &subject,
             false,
-            stateless,
         );
         let allows = |say: Say| match say {
             Say::Free | Say::Addressing => true,
@@ -469,6 +470,7 @@ impl RuleInfo {
             action: rule.action,
             stateless: rule.stateless,
             log: rule.log,
+            is_about_everything: rule.kind == Kind::Any,
         }
     }
 }

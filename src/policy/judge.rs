@@ -382,21 +382,9 @@ impl Judge<'_> {
             Some((_, direction)) => covered(&look.terms, direction),
         };
         let subject = digest.subject.in_state(look.state);
-        let stateless = |rule| self.policy.is_stateless(rule);
-        let outbound = consult(
-            source.outbound.as_deref(),
-            to,
-            &subject,
-            outbound,
-            stateless,
-        );
-        let inbound = consult(
-            receiver.inbound.as_deref(),
-            from,
-            &subject,
-            inbound,
-            stateless,
-        );
+        let policy = self.policy;
+        let outbound = consult(policy, source.outbound.as_deref(), to, &subject, outbound);
+        let inbound = consult(policy, receiver.inbound.as_deref(), from, &subject, inbound);
         self.context.frame.last = Trace {
             state: Some(look.state),
             outbound: outbound.decision(),

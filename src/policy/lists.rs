@@ -1,6 +1,7 @@
 //! What the two lists of a pair say of a frame.
 
 use super::acl::Classifier;
+use super::gate::Policy;
 use super::rule::{Action, Decision, RuleId};
 use super::subject::{Depth, Piece, State, Subject};
 use super::track::{Direction, Terms};
@@ -43,14 +44,17 @@ impl Say {
 
 /// What a list says of a frame, whose connection covers that side or not.
 pub(super) fn consult(
+    policy: &Policy,
     list: Option<&Classifier>,
     peer: PortId,
     subject: &Subject,
     covered: bool,
-    is_stateless: impl Fn(RuleId) -> bool,
 ) -> Say {
     let Some(list) = list else { return Say::Free };
     if let Some(decision) = list.judge(peer, subject) {
+        if is_addressing(subject) && policy.spares_addressing(&decision) {
+            return Say::Addressing;
+        }
         return Say::Rule(decision);
     }
     if matches!(subject.state(), State::Established | State::Related) {
@@ -67,7 +71,9 @@ pub(super) fn consult(
         // It can belong to no connection; a rule that wants none does not mind.
         let alone = subject.in_state(State::Untracked);
         let decision = list.judge(peer, &alone);
-        if let Some(decision) = decision.filter(|found| found.rule.is_some_and(is_stateless)) {
+        if let Some(decision) =
+            decision.filter(|found| found.rule.is_some_and(|rule| policy.is_stateless(rule)))
+        {
             return Say::Rule(decision);
         }
     }

@@ -24,7 +24,7 @@
 //! A frame from A to B needs the leave of A's outbound list and of B's inbound list; a list that is not there
 //! gives it, or under `default = "deny"` gives it to addressing alone. The first rule that matches decides. The end of a list
 //! denies all but *addressing*: ARP, RARP and neighbour discovery (RFC 4861: RS, RA, NS, NA), without which a guest
-//! cannot be reached at all; a rule above may deny them too.
+//! cannot be reached at all. A rule that names them may deny them; one about everything (`reject = "any"`) does not mean them.
 //!
 //! A packet of a tracked connection needs no leave any more, unless a rule that names its state denies it. The
 //! side whose list let the connection open by a stateless rule is not *covered*, and is asked again. An invalid packet

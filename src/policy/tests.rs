@@ -378,6 +378,28 @@ fn both_lists_are_asked_and_isolation_by_ports_cannot_be_forged() {
 }
 
 #[test]
+fn a_list_that_closes_with_reject_any_cuts_nobody_off_from_addressing() {
+    let closed = |kind| PortPolicy {
+        outbound: list(vec![Rule {
+            kind,
+            ..Rule::any(Action::Reject)
+        }]),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![
+        closed(Kind::Any),
+        free(),
+        closed(Kind::EtherType(0x0806)),
+    ]);
+    assert_eq!(bench.send(0, 1, &arp(0)), Ok(()));
+    assert_eq!(
+        bench.send(0, 1, &udp((0, 1), (1, 2))),
+        Err(DropReason::Rejected)
+    );
+    assert_eq!(bench.send(2, 1, &arp(2)), Err(DropReason::Rejected));
+}
+
+#[test]
 fn default_deny_carries_addressing_and_nothing_else() {
     let mut bench = Bench::of(PolicySpec {
         ports: vec![Some(free()), Some(free())],

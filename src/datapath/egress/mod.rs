@@ -376,6 +376,20 @@ impl Egress {
         true
     }
 
+    /// Refuses these frames to a receiver, whatever room it has.
+    pub(crate) fn refuse(
+        &mut self,
+        slots: &mut Slots,
+        list: Frames,
+        to: &Lanes,
+        reason: DropReason,
+    ) {
+        if let Some(_slot) = to.rx(0) {
+            self.lose_all(slots, list, reason);
+            to.counters().add_egress(0, &mut self.tally);
+        }
+    }
+
     fn lose_all(&mut self, slots: &mut Slots, list: Frames, reason: DropReason) {
         for index in list {
             self.tally
