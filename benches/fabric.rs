@@ -85,13 +85,13 @@ impl Switch {
             frames: 1,
             bytes: 1500,
         };
-        let Ok(admitted) = judge.admit(frame, weight) else {
+        let Ok(admitted) = judge.admit(frame, || weight) else {
             return 0;
         };
         let destinations = self.fabric.forward(&admitted, now, cache);
         match destinations.kind() {
             Kind::Drop(_) => 0,
-            Kind::Port(to) => u32::from(judge.permit(&admitted, to).is_ok()),
+            Kind::Port(to) => u32::from(judge.permit(admitted, to).is_ok()),
             Kind::Flood => self
                 .fabric
                 .ports(&destinations)

@@ -32,6 +32,10 @@ use portcullis::clock::{Clock, Tick};
 use portcullis::counters::PortId;
 use portcullis::datapath::crank::Crank;
 use portcullis::fabric::{Fdb, FdbLimits};
+use portcullis::frame::{Mac, Vid};
+use portcullis::policy::rule::{Action, Kind, Rule, Who};
+use portcullis::policy::spec::{GuardSpec, IpSpec, MacSpec, PolicySpec, PortPolicy};
+use portcullis::policy::{Policy, State};
 
 mod double;
 
@@ -42,6 +46,20 @@ struct Case {
     ports: u16,
     spread: bool,
     addresses: u32,
+    gate: Rules,
+    /// Connections that each port's frames belong to, under a policy.
+    flows: u16,
+}
+
+/// What the frames are judged by.
+#[derive(Clone, Copy, PartialEq)]
+enum Rules {
+    /// No policy.
+    None,
+    /// Port security: declared MAC and IP addresses.
+    Security,
+    /// The same, and a stateful list of so many rules for what is sent and what is received; the last one matches.
+    List(u32),
 }
 
 struct Figures {
@@ -56,7 +74,10 @@ fn run(case: &Case, clock: &Clock, rounds: u32, passes: u32) -> Figures {
         per_port: 1 << 17,
         ..FdbLimits::default()
     }));
-    let (lanes, gate) = switch(case.ports, fdb.clone());
+    let (lanes, mut gate) = switch(case.ports, fdb.clone());
+    if case.gate != Rules::None {
+        gate.policy = policy(case);
+    }
     for other in 0..case.addresses {
         let address = portcullis::frame::Mac::from_bits(0x0a00_0000_0000 | u64::from(other));
         let _ = fdb.learn(
@@ -78,16 +99,33 @@ fn run(case: &Case, clock: &Clock, rounds: u32, passes: u32) -> Figures {
             )
         })
         .collect();
+    if case.gate != Rules::None {
+        for (guest, index) in guests.iter().zip(0..) {
+            guest.speak_udp(index, index ^ 1, case.frame);
+        }
+    }
     let mut crank = Crank::new(lanes.clone(), gate);
     // Both ends are known before the clock runs.
     for index in 0..case.ports {
         turn(&mut crank, &mut guests, index, case.burst);
+    }
+    if case.gate != Rules::None {
+        // Every connection is open before the clock runs, and was met by its second packet too.
+        for _ in 0..2 * case.flows.div_ceil(case.burst) + 2 {
+            for index in 0..case.ports {
+                guests[usize::from(index)].choose_flows(case.burst, case.flows);
+                timed_turn(&mut crank, &mut guests, index, case.burst, clock);
+            }
+        }
     }
     let mut cycles = Vec::new();
     for _ in 0..passes {
         let mut spent = 0;
         for _ in 0..rounds {
             for index in 0..case.ports {
+                if case.flows > 1 {
+                    guests[usize::from(index)].choose_flows(case.burst, case.flows);
+                }
                 spent += timed_turn(&mut crank, &mut guests, index, case.burst, clock);
             }
         }
@@ -114,6 +152,59 @@ fn run(case: &Case, clock: &Clock, rounds: u32, passes: u32) -> Figures {
         nanos,
         memcpy,
     }
+}
+
+/// The policy of a case, compiled.
+fn policy(case: &Case) -> Policy {
+    let rules: Option<Arc<[Rule]>> = match case.gate {
+        Rules::List(count) => {
+            let udp = Kind::Ip {
+                family: None,
+                protocol: Some(17),
+            };
+            // As lists look: other stations' addresses and services, and the one that matches at the end.
+            let mut rules: Vec<Rule> = (1..count)
+                .map(|n| Rule {
+                    kind: udp,
+                    to: vec![Who::Prefix(
+                        format!("172.16.{}.{}/32", n / 250, n % 250)
+                            .parse()
+                            .unwrap(),
+                    )],
+                    port: vec![(5_000 + (n % 1_000) as u16)..=(5_000 + (n % 1_000) as u16)],
+                    ..Rule::any(Action::Allow)
+                })
+                .collect();
+            rules.push(Rule {
+                kind: udp,
+                to: vec![Who::Prefix("10.0.0.0/8".parse().unwrap())],
+                ..Rule::any(Action::Allow)
+            });
+            Some(rules.into())
+        }
+        _ => None,
+    };
+    let ports = (0..case.ports).map(|index| {
+        let address = std::net::Ipv4Addr::from(double::ip(index));
+        Some(PortPolicy {
+            guard: GuardSpec {
+                mac: MacSpec::Declared(vec![Mac::new(double::mac(index))]),
+                ip: IpSpec::Declared(vec![format!("{address}/32").parse().unwrap()]),
+                ..GuardSpec::default()
+            },
+            outbound: rules.clone(),
+            inbound: rules.clone(),
+            untagged: Some(Vid::DEFAULT),
+            ..PortPolicy::default()
+        })
+    });
+    let spec = PolicySpec {
+        ports: ports.collect(),
+        ..PolicySpec::default()
+    };
+    let policy = Policy::compile(1, &spec, State::new()).unwrap();
+    policy.make_room(&spec.tracking);
+    policy
 }
 
 fn timed_turn(
@@ -202,6 +293,13 @@ fn main() {
         ports,
         spread,
         addresses,
+        gate: Rules::None,
+        flows: 1,
+    };
+    let judged = |name, frame, gate, flows| Case {
+        gate,
+        flows,
+        ..case(name, frame, 64, 2, false, 0)
     };
     let cases = [
         case("descriptors only (14 B)", 14, 64, 2, false, 0),
@@ -215,6 +313,25 @@ fn main() {
         case("9000 B, bursts of 14", 9000, 14, 2, false, 0),
         case("64 B, 65,536 addresses known", 64, 64, 2, false, 65_536),
         case("64 B, 256 ports", 64, 64, 256, false, 0),
+        judged("64 B, port security", 64, Rules::Security, 1),
+        judged("64 B, 10 rules, 1 flow", 64, Rules::List(10), 1),
+        judged("64 B, 10 rules, 1,000 flows", 64, Rules::List(10), 1_000),
+        judged("64 B, 1,000 rules, 1 flow", 64, Rules::List(1_000), 1),
+        judged(
+            "64 B, 1,000 rules, 1,000 flows",
+            64,
+            Rules::List(1_000),
+            1_000,
+        ),
+        judged("64 B, 10,000 rules, 1 flow", 64, Rules::List(10_000), 1),
+        judged(
+            "64 B, 10,000 rules, 1,000 flows",
+            64,
+            Rules::List(10_000),
+            1_000,
+        ),
+        judged("1500 B, port security", 1500, Rules::Security, 1),
+        judged("1500 B, 10 rules, 1 flow", 1500, Rules::List(10), 1),
     ];
     println!(
         "{:32} {:>12} {:>10} {:>16} {:>8}",

@@ -301,7 +301,7 @@ fn digest(bencher: Bencher<'_, '_>, kind: &str) {
             for bytes in black_box(&frames) {
                 if let Ok(frame) = Frame::parse(bytes, 96) {
                     let digest = black_box(Digest::of(&frame, 1));
-                    sum += u32::from(digest.end);
+                    sum += digest.end;
                 }
             }
             sum

@@ -140,9 +140,39 @@ impl Double {
                 features: FEATURES,
                 kick: None,
                 call: None,
+                err: None,
                 enabled: true,
             };
             lanes.start(index, setup).unwrap();
+        }
+    }
+
+    /// Makes UDP packets over IPv4 of the frames that are offered.
+    #[allow(dead_code, reason = "of the benches that share this, one has policies")]
+    pub(crate) fn speak_udp(&self, index: u16, to: u16, frame: usize) {
+        let total = (frame - 14) as u16;
+        let mut head = vec![0x08, 0x00, 0x45, 0];
+        head.extend(total.to_be_bytes());
+        head.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+        head.extend(ip(index));
+        head.extend(ip(to));
+        head.extend([0x10, 0, 0x20, 0]);
+        head.extend((total - 20).to_be_bytes());
+        head.extend([0, 0]);
+        for entry in 0..RING {
+            let at = self.tx_buffer(entry) + HEADER + 12;
+            self.memory.write(at, &head).unwrap();
+        }
+    }
+
+    /// Gives the next `frames` frames source ports of `flows` flows in turn. Not to be timed.
+    #[allow(dead_code, reason = "of the benches that share this, one has policies")]
+    pub(crate) fn choose_flows(&mut self, frames: u16, flows: u16) {
+        for offset in 0..frames {
+            let number = self.tx_offered.wrapping_add(offset);
+            let port = 1_000 + number % flows;
+            let at = self.tx_buffer(number % RING) + HEADER + 34;
+            self.memory.write(at, &port.to_be_bytes()).unwrap();
         }
     }
 
@@ -160,6 +190,13 @@ impl Double {
 pub(crate) fn mac(index: u16) -> [u8; 6] {
     let [high, low] = index.to_be_bytes();
     [0x52, 0x54, 0, 0, high, low]
+}
+
+/// The address of guest `index`.
+#[allow(dead_code, reason = "of the benches that share this, one has policies")]
+pub(crate) fn ip(index: u16) -> [u8; 4] {
+    let [high, low] = index.to_be_bytes();
+    [10, 0, high, low.wrapping_add(1)]
 }
 
 /// One burst from guest `index` to its neighbour, through one visit.

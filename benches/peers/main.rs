@@ -10,19 +10,22 @@
 //! The load runs on processor 0 and the switch's worker on processor 1; nothing else should run. A run during which others
 //! took more than 2 % of the two is marked `*` and left out of the medians where there are better ones. Ratios of
 //! one invocation count; absolute figures do not repeat on shared machines. The load generator has a limit of its
-//! own: where the worker's busy share (the last column) is well below 100 %, the generator was the limit, and the
-//! cycles a frame are to be compared instead.
+//! own, which the row `the load` shows: the same load against a back-end that moves descriptors only. Where a figure comes near
+//! it, or the worker's busy share (the last column) is well below 100 %, the generator was the limit, and the cycles a frame are to be
+//! compared instead.
 //!
 //! The peers come from Debian (`dpdk-dev`, `openvswitch-switch-dpdk`) and need root for huge pages, which are given
 //! back. One that is missing is skipped and named. Without `--bench` (as `cargo test --benches` runs it) Portcullis alone is
 //! driven, 0.3 s a case, to show that this bench still works.
 #![expect(clippy::print_stdout, reason = "a bench reports on standard output")]
 
+mod descriptors;
 mod machine;
 mod switches;
 
 use std::fmt;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -50,6 +53,12 @@ struct Arguments {
     /// Once and short, without the peers
     #[arg(long)]
     test: bool,
+    /// Be the back-end that moves descriptors only, on these two sockets
+    #[arg(long, hide = true)]
+    descriptors: Vec<PathBuf>,
+    /// On processor 1
+    #[arg(long, hide = true)]
+    pinned: bool,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -110,6 +119,9 @@ fn interrupted() -> Result<(), Failure> {
 
 fn main() -> Result<(), Failure> {
     let arguments = Arguments::parse();
+    if !arguments.descriptors.is_empty() {
+        return descriptors::serve(&arguments.descriptors, arguments.pinned);
+    }
     let flag = INTERRUPTED.get_or_init(Arc::default);
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(flag))?;
@@ -147,7 +159,11 @@ fn main() -> Result<(), Failure> {
 
 /// The switches that can run here; the others are named with the reason.
 fn present(conditions: &Conditions, test: bool) -> (Vec<Kind>, Option<HugePages>) {
-    let mut kinds = vec![Kind::Portcullis("adaptive"), Kind::Portcullis("always")];
+    let mut kinds = vec![
+        Kind::Portcullis("adaptive"),
+        Kind::Portcullis("always"),
+        Kind::Descriptors,
+    ];
     let skip = |peer: Kind, why: &str| println!("peers: SKIPPED {}: {why}", peer.name());
     for peer in [Kind::Testpmd, Kind::Ovs] {
         if test {
@@ -239,7 +255,7 @@ fn run(kind: Kind, case: &Case, conditions: &Conditions) -> Result<Run, Failure>
 
 /// Frames, busy cycles and busy nanoseconds of our worker so far.
 fn efforts(switch: &Switch) -> Result<Option<(u64, u64, u64)>, Failure> {
-    if switch.is_peer() {
+    if !switch.is_ours() {
         return Ok(None);
     }
     let status = switch.status()?;
@@ -314,6 +330,9 @@ fn forward(conditions: &Conditions, test: bool) -> Result<(), Failure> {
         let mut results: Vec<Runs> = kinds.iter().map(|_| Runs::default()).collect();
         for _ in 0..conditions.rounds {
             for (kind, runs) in kinds.iter().zip(&mut results) {
+                if case.latency && *kind == Kind::Descriptors {
+                    continue; // its frames hold no times
+                }
                 let run = run(*kind, case, conditions)
                     .map_err(|error| format!("{}, {}: {error}", case.name, kind.name().trim()))?;
                 println!("  {}, {}: {run}", case.name, kind.name().trim());
@@ -341,8 +360,8 @@ fn forward(conditions: &Conditions, test: bool) -> Result<(), Failure> {
         print_case(case, &kinds, results);
     }
     println!(
-        "\n* others used the processors during every run. Ratio: our cycles a frame to theirs. The limit of the generator is \
-         not measured; it is the limit where busy % is well below 100."
+        "\n* others used the processors during every run. Ratio: our cycles a frame to theirs. `the load` is the limit of the \
+         generator: a back-end that moves descriptors and no byte of a frame."
     );
     Ok(())
 }
@@ -356,7 +375,7 @@ fn print_case(case: &str, kinds: &[Kind], results: &[Runs]) {
     for (kind, runs) in kinds.iter().zip(results) {
         let against = |peer: Kind| {
             let ratio = runs.figure()? / of(peer)?.figure()?;
-            (!kind.is_peer()).then_some(ratio)
+            kind.is_ours().then_some(ratio)
         };
         let cheaper = || {
             let ratio = ours?.cycles()? / runs.cycles()?;

@@ -20,6 +20,8 @@ const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 pub(super) enum Kind {
     /// Ours, waiting in this way: `adaptive` or `always`.
     Portcullis(&'static str),
+    /// The limit of the load: descriptors only, see [`super::descriptors`].
+    Descriptors,
     /// DPDK's testpmd, vhost driver, io forward: no lookup at all.
     Testpmd,
     /// Open vSwitch with DPDK, action NORMAL.
@@ -31,19 +33,24 @@ impl Kind {
         match self {
             Self::Portcullis("adaptive") => "portcullis",
             Self::Portcullis(_) => "  always",
+            Self::Descriptors => "the load",
             Self::Testpmd => "testpmd",
             Self::Ovs => "OVS-DPDK",
         }
     }
 
     pub(super) fn is_peer(self) -> bool {
-        !matches!(self, Self::Portcullis(_))
+        matches!(self, Self::Testpmd | Self::Ovs)
+    }
+
+    pub(super) fn is_ours(self) -> bool {
+        matches!(self, Self::Portcullis(_))
     }
 
     /// What has to be installed first, if anything: a program and its Debian package.
     pub(super) fn missing(self) -> Option<(&'static str, &'static str)> {
         let needed: &[_] = match self {
-            Self::Portcullis(_) => &[],
+            Self::Portcullis(_) | Self::Descriptors => &[],
             Self::Testpmd => &[("dpdk-testpmd", "dpdk-dev"), ("stdbuf", "coreutils")],
             Self::Ovs => &[
                 (OVS, "openvswitch-switch-dpdk"),
@@ -86,14 +93,15 @@ impl Switch {
         };
         match kind {
             Kind::Portcullis(poll) => switch.portcullis(poll, pinned)?,
+            Kind::Descriptors => switch.descriptors(pinned)?,
             Kind::Testpmd => switch.testpmd()?,
             Kind::Ovs => switch.ovs()?,
         }
         Ok(switch)
     }
 
-    pub(super) fn is_peer(&self) -> bool {
-        self.kind.is_peer()
+    pub(super) fn is_ours(&self) -> bool {
+        self.kind.is_ours()
     }
 
     pub(super) fn ports(&self) -> &[PathBuf] {
@@ -113,7 +121,7 @@ impl Switch {
     /// Cycles a frame of a peer over all that it has forwarded, where it says so.
     pub(super) fn cycles_of_peer(&mut self) -> Option<f64> {
         match self.kind {
-            Kind::Portcullis(_) => None,
+            Kind::Portcullis(_) | Kind::Descriptors => None,
             Kind::Testpmd => {
                 let mut input = self.children.first()?.stdin.as_ref()?;
                 input.write_all(b"show fwd stats all\n").ok()?;
@@ -149,6 +157,18 @@ impl Switch {
         self.await_until("the answer of the switch", || {
             ask(&control, &Question::Status).is_ok()
         })
+    }
+
+    fn descriptors(&mut self, pinned: bool) -> Result<(), Failure> {
+        let mut command = Command::new(std::env::current_exe()?);
+        if pinned {
+            command.arg("--pinned");
+        }
+        for path in &self.ports {
+            command.arg("--descriptors").arg(path);
+        }
+        self.spawn(command, "log")?;
+        self.await_ports()
     }
 
     fn testpmd(&mut self) -> Result<(), Failure> {

@@ -275,6 +275,7 @@ fn run(input: &Input<'_>) {
             features,
             kick: None,
             call: None,
+            err: None,
             enabled: true,
         };
         let _ = switch.lanes[0].start(index, setup);

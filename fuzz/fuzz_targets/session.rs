@@ -118,6 +118,13 @@ impl Device for Mock {
         );
     }
 
+    fn set_err(&mut self, index: usize, _: Option<Arc<Call>>) {
+        assert!(
+            self.rings[index].is_some(),
+            "a ring that does not run is given an error descriptor"
+        );
+    }
+
     fn announce(&mut self, _: [u8; 6]) {}
 
     fn mtu_changed(&mut self, _: u16) {}

@@ -91,6 +91,7 @@ impl Victim {
                 features: victim.features,
                 kick: None,
                 call: None,
+                err: None,
                 enabled: true,
             };
             lanes.start(ring as u16, setup).expect("a good ring");

@@ -16,7 +16,7 @@ use super::terms::RARP;
 use crate::frame::ethernet::ethertype;
 use crate::frame::{Mac, protocol};
 use crate::policy::rule::{Action, Kind, Rule, Who};
-use crate::policy::subject::Family;
+use crate::policy::subject::{Family, State};
 
 /// Their names.
 pub(super) const NAMES: [&str; 24] = [
@@ -149,8 +149,14 @@ fn allow(kind: Kind) -> Rule {
     rule(Action::Allow, kind)
 }
 
+/// What refuses everything refuses no answer of a connection that a rule before it let open.
 fn deny(kind: Kind) -> Rule {
-    rule(Action::Deny, kind)
+    let mut rule = rule(Action::Deny, kind);
+    if kind == Kind::Any {
+        rule.states
+            .retain(|state| !matches!(state, State::Established | State::Related));
+    }
+    rule
 }
 
 fn both(rule: Rule) -> Filter {

@@ -141,7 +141,7 @@ impl PortSpec {
 
 impl SwitchSpec {
     /// The packet that `text` describes, as a frame of the guest at `from`, to the guest at `to` if one is named: see
-    /// [`super::packet`].
+    /// [`packet`].
     ///
     /// # Errors
     /// The text is no packet, or leaves out what the ports do not declare.

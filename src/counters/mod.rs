@@ -13,7 +13,8 @@
 //! Both sides of an equation are counted separately, so that it can fail and a test can see it fail.
 //!
 //! Promised to the path: a burst counts into plain integers, a [`Tally`], and adds them to the shared
-//! counters once. Counters of two ports, and the two directions of one port, never share a cache line.
+//! counters once. Counters of two ports, of the two directions of one port, and of two receive rings never share a cache
+//! line, and each of these has one writer at a time: no locked operation stands between a frame and its receiver.
 
 pub mod drops;
 mod limit;
@@ -84,6 +85,14 @@ impl Counter {
         }
     }
 
+    /// As [`add`](Self::add), where nobody else adds at the same time: no locked operation, which on the path would wait
+    /// for every store before it.
+    #[inline]
+    fn add_alone(&self, n: u64) {
+        let sum = self.0.load(Ordering::Relaxed).wrapping_add(n);
+        self.0.store(sum, Ordering::Relaxed);
+    }
+
     /// Adds one.
     pub fn increment(&self) {
         self.add(1);
@@ -106,17 +115,18 @@ struct Flow {
 }
 
 impl Flow {
+    /// One caller at a time.
     fn add(&self, tally: &mut Tally) {
-        self.entered.add(tally.entered.into());
-        self.entered_bytes.add(tally.entered_bytes);
-        self.passed.add(tally.passed.into());
-        self.passed_bytes.add(tally.passed_bytes);
+        self.entered.add_alone(tally.entered.into());
+        self.entered_bytes.add_alone(tally.entered_bytes);
+        self.passed.add_alone(tally.passed.into());
+        self.passed_bytes.add_alone(tally.passed_bytes);
         let mut seen = tally.reasons;
         while seen != 0 {
             let index = seen.trailing_zeros() as usize;
             seen &= seen - 1;
             if let (Some(counter), Some(n)) = (self.lost.get(index), tally.lost.get_mut(index)) {
-                counter.add((*n).into());
+                counter.add_alone((*n).into());
                 *n = 0;
             }
         }
@@ -132,6 +142,16 @@ impl Flow {
         Drops(std::array::from_fn(|index| {
             self.lost.get(index).map_or(0, Counter::get)
         }))
+    }
+
+    fn egress(&self) -> EgressSnapshot {
+        EgressSnapshot {
+            undelivered: self.drops(),
+            delivered: self.passed.get(),
+            delivered_bytes: self.passed_bytes.get(),
+            offered: self.entered.get(),
+            offered_bytes: self.entered_bytes.get(),
+        }
     }
 }
 
@@ -221,7 +241,7 @@ impl Default for Tally {
 #[repr(align(128))]
 struct Ingress(Flow);
 
-/// Egress counters: written by every worker that sends to the port.
+/// Egress counters of one receive ring: written by whichever worker has entered it.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Egress(Flow);
@@ -247,10 +267,10 @@ pub struct Events {
 }
 
 /// The counters of one port; shared by all workers and read by status at any time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PortCounters {
     ingress: Ingress,
-    egress: Egress,
+    egress: Box<[Egress]>,
     /// What happens to the port beside its frames.
     pub events: Events,
     /// The last frames from it that were dropped.
@@ -258,25 +278,33 @@ pub struct PortCounters {
 }
 
 impl PortCounters {
-    /// All zero.
-    pub fn new() -> Self {
-        Self::default()
+    /// All zero, for a port with `receivers` receive rings.
+    pub fn new(receivers: usize) -> Self {
+        Self {
+            ingress: Ingress::default(),
+            egress: (0..receivers).map(|_| Egress::default()).collect(),
+            events: Events::default(),
+            drops: drops::DropLog::default(),
+        }
     }
 
-    /// Adds what a burst from this port counted, and empties the tally.
+    /// Adds what a burst from this port counted, and empties the tally. For the one worker that polls the port.
     pub fn add_ingress(&self, tally: &mut Tally) {
         self.ingress.0.add(tally);
     }
 
-    /// Adds what a burst towards this port counted, and empties the tally.
-    pub fn add_egress(&self, tally: &mut Tally) {
-        self.egress.0.add(tally);
+    /// Adds what a burst towards receive ring `receiver` of this port counted, and empties the tally. For the one worker
+    /// that has entered the ring at the time.
+    pub fn add_egress(&self, receiver: usize, tally: &mut Tally) {
+        if let Some(egress) = self.egress.get(receiver) {
+            egress.0.add(tally);
+        }
     }
 
     /// The present values. While bursts are in flight, `received` and `offered` may be ahead of their outcomes
     /// by what came in during the reading, never behind.
     pub fn snapshot(&self) -> PortSnapshot {
-        let (ingress, egress) = (&self.ingress.0, &self.egress.0);
+        let ingress = &self.ingress.0;
         PortSnapshot {
             ingress: IngressSnapshot {
                 dropped: ingress.drops(),
@@ -285,13 +313,12 @@ impl PortCounters {
                 received: ingress.entered.get(),
                 received_bytes: ingress.entered_bytes.get(),
             },
-            egress: EgressSnapshot {
-                undelivered: egress.drops(),
-                delivered: egress.passed.get(),
-                delivered_bytes: egress.passed_bytes.get(),
-                offered: egress.entered.get(),
-                offered_bytes: egress.entered_bytes.get(),
-            },
+            egress: self
+                .egress
+                .iter()
+                .fold(EgressSnapshot::default(), |sum, egress| {
+                    sum.and(egress.0.egress())
+                }),
             events: EventsSnapshot {
                 malformed_chains: self.events.malformed_chains.get(),
                 kicks: self.events.kicks.get(),
@@ -318,6 +345,15 @@ impl Drops {
     /// The sum over all reasons.
     pub fn total(&self) -> u64 {
         self.0.iter().fold(0, |sum, n| sum.wrapping_add(*n))
+    }
+
+    /// The sums of two.
+    fn and(&self, other: &Self) -> Self {
+        let mut sum = *self;
+        for (n, more) in sum.0.iter_mut().zip(other.0) {
+            *n = n.wrapping_add(more);
+        }
+        sum
     }
 
     /// The reasons that have occurred, in the order of [`DropReason::ALL`].
@@ -395,6 +431,19 @@ pub struct EgressSnapshot {
     pub delivered_bytes: u64,
     /// Copies that it did not get, by reason.
     pub undelivered: Drops,
+}
+
+impl EgressSnapshot {
+    /// The sum of two rings.
+    fn and(self, other: Self) -> Self {
+        Self {
+            offered: self.offered.wrapping_add(other.offered),
+            offered_bytes: self.offered_bytes.wrapping_add(other.offered_bytes),
+            delivered: self.delivered.wrapping_add(other.delivered),
+            delivered_bytes: self.delivered_bytes.wrapping_add(other.delivered_bytes),
+            undelivered: self.undelivered.and(&other.undelivered),
+        }
+    }
 }
 
 /// What happened to a port beside its frames; see [`Events`].

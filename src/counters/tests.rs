@@ -25,7 +25,7 @@ fn port_ids_stop_at_the_limit() {
 
 #[test]
 fn a_tally_is_added_once_and_emptied() {
-    let counters = PortCounters::new();
+    let counters = PortCounters::new(1);
     let mut tally = Tally::new();
     assert!(tally.is_empty());
     for bytes in [60, 1500] {
@@ -57,7 +57,7 @@ fn a_tally_is_added_once_and_emptied() {
 
 #[test]
 fn every_reason_is_counted_by_itself() {
-    let counters = PortCounters::new();
+    let counters = PortCounters::new(1);
     let mut tally = Tally::new();
     for (index, reason) in DropReason::ALL.iter().enumerate() {
         for _ in 0..=index {
@@ -65,7 +65,7 @@ fn every_reason_is_counted_by_itself() {
             tally.lose(*reason);
         }
     }
-    counters.add_egress(&mut tally);
+    counters.add_egress(0, &mut tally);
     let seen = counters.snapshot().egress;
     for (index, reason) in DropReason::ALL.iter().enumerate() {
         assert_eq!(seen.undelivered.get(*reason), index as u64 + 1);
@@ -76,22 +76,29 @@ fn every_reason_is_counted_by_itself() {
 
 #[test]
 fn directions_and_ports_do_not_share_a_cache_line() {
-    let two = [PortCounters::new(), PortCounters::new()];
+    let two = [PortCounters::new(2), PortCounters::new(2)];
     let at = |r: *const Counter| r as usize / 128;
-    let lines = [
-        at(&two[0].ingress.0.entered),
-        at(&two[0].egress.0.entered),
-        at(&two[0].events.kicks),
-        at(&two[1].ingress.0.entered),
-    ];
-    assert!(lines.windows(2).all(|pair| pair[0] < pair[1]));
-    let last = two[0].ingress.0.lost.last().unwrap();
-    assert!(at(last) < lines[1]);
+    let ends = |flow: &Flow| [at(&flow.entered), at(flow.lost.last().unwrap())];
+    let mut spans: Vec<_> = two
+        .iter()
+        .flat_map(|port| {
+            let events = [at(&port.events.malformed_chains), at(&port.events.faults)];
+            let egress = port.egress.iter().map(|egress| ends(&egress.0));
+            egress.chain([ends(&port.ingress.0), events])
+        })
+        .collect();
+    spans.sort_unstable();
+    assert_eq!(spans.len(), 8);
+    assert!(
+        spans
+            .array_windows()
+            .all(|[before, after]| before[1] < after[0])
+    );
 }
 
 #[test]
 fn a_snapshot_survives_json_and_ignores_unknown_reasons() {
-    let counters = PortCounters::new();
+    let counters = PortCounters::new(1);
     let mut tally = Tally::new();
     tally.enter(14);
     tally.lose(DropReason::VlanSmuggled);
@@ -114,10 +121,10 @@ fn a_snapshot_survives_json_and_ignores_unknown_reasons() {
 
 #[test]
 fn concurrent_bursts_lose_no_count() {
-    let counters = PortCounters::new();
+    let counters = &PortCounters::new(2);
     std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
+        for ring in 0..2 {
+            scope.spawn(move || {
                 let mut tally = Tally::new();
                 for n in 0..1000 {
                     tally.enter(60);
@@ -126,7 +133,7 @@ fn concurrent_bursts_lose_no_count() {
                     } else {
                         tally.pass(60)
                     }
-                    counters.add_egress(&mut tally);
+                    counters.add_egress(ring, &mut tally);
                 }
             });
         }

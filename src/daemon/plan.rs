@@ -92,6 +92,9 @@ pub(super) struct Undeclared {
 pub(super) fn fdb(spec: &SwitchSpec, ids: &[PortId]) -> Result<Fdb, Undeclared> {
     let fdb = Fdb::new(spec.fdb);
     for (port, id) in spec.ports.iter().zip(ids) {
+        if let Some(most) = port.max_macs {
+            fdb.cap_port(*id, most);
+        }
         for mac in &port.macs {
             fdb.add_static(*id, *mac).map_err(|source| Undeclared {
                 port: port.name.clone(),

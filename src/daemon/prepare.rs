@@ -180,7 +180,10 @@ impl Basis {
             let before = self.live.ports().find(|(_, other)| *other == id);
             let after = spec.ports.get(index);
             before.zip(after).is_none_or(|((old, _), new)| {
-                old.macs != new.macs || old.vlan != new.vlan || old.guard.mac != new.guard.mac
+                old.macs != new.macs
+                    || old.vlan != new.vlan
+                    || old.max_macs != new.max_macs
+                    || old.guard.mac != new.guard.mac
             })
         };
         let is_as_before = leaving.is_empty()

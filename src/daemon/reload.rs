@@ -28,7 +28,7 @@ pub(super) enum Job {
     },
     /// What follows another quarantine: judge connections again, and write the book.
     Save {
-        policy: Policy,
+        policy: Box<Policy>,
         saving: Saving,
         ticket: Ticket,
     },
@@ -373,7 +373,7 @@ impl Switch {
         let policy = workers.generation().gate.policy.clone();
         let saving = self.wards.saving();
         self.put(Job::Save {
-            policy,
+            policy: Box::new(policy),
             saving,
             ticket,
         })

@@ -11,7 +11,7 @@ use crate::counters::DropReason;
 use crate::counters::drops::{DropLog, Dropped};
 use crate::fabric::{Destinations, Ingress, Kind};
 use crate::frame::{Frame, Mac};
-use crate::policy::{Admitted, Judge, Refusal, Weight};
+use crate::policy::{Admitted, Judge, Policy, Refusal, Weight};
 
 /// What the frames of one burst are judged by.
 pub(super) struct Court<'a> {
@@ -60,7 +60,7 @@ impl Court<'_> {
             (DropReason::DeniedOutbound..=DropReason::ConnectionRate).contains(&refusal.reason);
         let dropped = Dropped {
             reason: refusal.reason,
-            rule: refusal.rule.map(|rule| (epoch, rule.0)),
+            rule: refusal.rule().map(|rule| (epoch, rule.0)),
             to: self.judge.trace().to.filter(|_| is_of_pair),
             len: slot.len,
             bytes: slot.snapshot(),
@@ -78,13 +78,8 @@ impl Court<'_> {
         } else if slot.len > self.longest {
             return Err(DropReason::Oversize.into());
         }
-        match self.pass(slot, index, fanout) {
-            Ok(()) => {}
-            Err(refusal) if refusal.reason == DropReason::HeadersTooLong && slot.can_extend() => {
-                self.extend(slot, index, SNAPSHOT_MAX);
-                self.pass(slot, index, fanout)?;
-            }
-            Err(refusal) => return Err(refusal),
+        if let Err(refusal) = self.pass(slot, index, fanout) {
+            self.pass_longer(refusal, slot, index, fanout)?;
         }
         if slot.tagged {
             self.special.insert(index);
@@ -95,33 +90,63 @@ impl Court<'_> {
     /// Guard, fabric, permit.
     #[inline(always)]
     fn pass(&mut self, slot: &mut Slot, index: u8, fanout: &mut Fanout) -> Result<(), Refusal> {
-        let mut frame = Frame::parse(slot.snapshot(), slot.len)?;
-        if self.gate.policy.wants_whole(self.judge.source(), &frame) {
-            self.extend(slot, index, LONG_MAX);
-            frame = Frame::parse(slot.snapshot(), slot.len)?;
+        if self.gate.policy.watches_leases() {
+            self.see_whole(slot, index);
         }
-        let weight = weight(slot);
+        let frame = Frame::parse(slot.snapshot(), slot.len)?;
         let tagged = frame.tag().is_some();
-        let admitted = self.judge.admit(frame, weight)?;
+        let admitted = self.judge.admit(frame, || weight(slot))?;
         if let Some(mac) = admitted.claim() {
             self.claim(mac)?;
         }
         let destinations = self.ingress.forward(&admitted);
+        // Set for a refused frame too: it may be answered.
+        let vid = destinations.vid();
         let noted = match destinations.kind() {
-            Kind::Drop(reason) => return Err(reason.into()),
-            Kind::Port(to) => match self.judge.permit(&admitted, to) {
-                Ok(permit) => {
-                    fanout.push(&permit, index);
-                    Ok(())
-                }
-                Err(refusal) => Err(refusal),
-            },
-            Kind::Flood => self.flood(&admitted, weight, destinations, index, fanout),
+            Kind::Port(to) => self
+                .judge
+                .permit(admitted, to)
+                .map(|permit| fanout.push(&permit, index)),
+            Kind::Flood => self.flood(admitted, weight(slot), destinations, index, fanout),
+            Kind::Drop(reason) => Err(reason.into()),
         };
-        // Of a refused frame too: it may be answered.
-        slot.vid = destinations.vid();
+        slot.vid = vid;
         slot.tagged = tagged;
         noted
+    }
+
+    /// Judges a frame once more that was refused since its headers run past the snapshot; any other stays refused.
+    #[cold]
+    #[inline(never)]
+    fn pass_longer(
+        &mut self,
+        refusal: Refusal,
+        slot: &mut Slot,
+        index: u8,
+        fanout: &mut Fanout,
+    ) -> Result<(), Refusal> {
+        if refusal.reason != DropReason::HeadersTooLong || !slot.can_extend() {
+            return Err(refusal);
+        }
+        let frame = Frame::parse(slot.snapshot(), slot.len)?;
+        let want = if Policy::is_dhcp(&frame) {
+            LONG_MAX
+        } else {
+            SNAPSHOT_MAX
+        };
+        self.extend(slot, index, want);
+        self.pass(slot, index, fanout)
+    }
+
+    /// Makes a frame private whole from which leases are learned.
+    #[cold]
+    #[inline(never)]
+    fn see_whole(&self, slot: &mut Slot, index: u8) {
+        let wanted = Frame::parse(slot.snapshot(), slot.len)
+            .is_ok_and(|frame| self.gate.policy.wants_whole(self.judge.source(), &frame));
+        if wanted {
+            self.extend(slot, index, LONG_MAX);
+        }
     }
 
     /// Makes more of the frame private: headers run on, or a DHCP packet is to be read.
@@ -146,7 +171,7 @@ impl Court<'_> {
     #[inline(never)]
     fn flood(
         &mut self,
-        admitted: &Admitted<'_>,
+        admitted: Admitted<'_>,
         weight: Weight,
         destinations: Destinations,
         index: u8,

@@ -14,7 +14,7 @@
 use super::Gate;
 use super::budget::Credit;
 use super::court::Court;
-use super::egress::Egress;
+use super::egress::{Egress, Entered};
 use super::fanout::{Fanout, Frames};
 use super::generation::Ports;
 use super::offload::Sender;
@@ -94,6 +94,28 @@ impl Step {
         let Some(lane) = slot.as_mut() else {
             return Visit::Gone;
         };
+        let visit = self.enter(lanes, lane, ports, gate, now, credit, kept, greeted);
+        drop(slot);
+        if let Visit::Worked(_) | Visit::Gone = visit {
+            self.egress.ring(ports);
+        }
+        visit
+    }
+
+    /// The visit to a ring whose lock is held.
+    #[allow(clippy::too_many_arguments)]
+    #[inline(always)]
+    fn enter(
+        &mut self,
+        lanes: &Lanes,
+        lane: &mut TxLane,
+        ports: &Ports,
+        gate: &Gate,
+        now: Tick,
+        credit: &mut Credit,
+        kept: &mut Memory,
+        greeted: &mut bool,
+    ) -> Visit {
         if lane.broken.is_some() || lanes.faulted() {
             return Visit::Gone;
         }
@@ -118,7 +140,7 @@ impl Step {
             }
             Err(broken) => {
                 lane.broken = Some(broken);
-                lanes.counters().events.faults.increment();
+                self.egress.broke(lanes, lane.err.clone());
                 return Visit::Gone;
             }
         }
@@ -128,16 +150,9 @@ impl Step {
         let descriptors = before.descriptors.saturating_sub(budget.descriptors);
         credit.spend(cost_frames, cost_bytes, descriptors);
         if lane.ring.memory().faulted() {
-            lanes.raise(Fault::MemoryLost);
-            return Visit::Gone;
-        }
-        if lane.ring.should_notify() {
-            let call = lane.call.clone();
-            drop(slot);
-            lanes.counters().events.calls.increment();
-            if call.is_some_and(|call| call.ring().is_err()) {
-                lanes.raise(Fault::CallBlocked);
-            }
+            lanes.raise(Fault::MemoryLost); // the port is left alone from the next visit on
+        } else if lane.ring.should_notify() {
+            self.egress.call(lanes, lane.call.clone());
         } else {
             lanes.counters().events.calls_suppressed.increment();
         }
@@ -192,7 +207,7 @@ impl Step {
         };
         let answers = court.sit(&mut self.slots, &mut self.fanout);
         drop(court);
-        deliver(
+        let entered = deliver(
             &mut self.egress,
             &mut self.fanout,
             source,
@@ -203,24 +218,32 @@ impl Step {
         lane.ring.complete(&self.chains);
         // Before anybody is told, so that whoever has a frame finds it in the books.
         self.count(lanes, now);
-        if !answers.is_empty() {
-            self.answer(lanes, answers, gate);
-        }
-        self.egress.publish(ports);
+        let entered = if answers.is_empty() {
+            entered
+        } else {
+            self.egress.leave(entered);
+            self.answer(lanes, answers, gate)
+        };
+        self.egress.publish(entered, ports);
         u32::try_from(self.chains.chains().len()).unwrap_or(u32::MAX)
     }
 
     /// Answers frames that were rejected, to their sender. Their own outcome is counted; their slots are free for the
     /// answers.
     #[cold]
-    fn answer(&mut self, lanes: &Lanes, rejected: Frames, gate: &Gate) {
+    fn answer<'a>(
+        &mut self,
+        lanes: &'a Lanes,
+        rejected: Frames,
+        gate: &Gate,
+    ) -> Option<Entered<'a>> {
         let answers = self.slots.turn_round(rejected);
         let own = Source {
             memory: None,
             chains: &self.chains,
         };
         self.egress
-            .deliver(own, &mut self.slots, answers, lanes, &gate.fabric);
+            .deliver(own, &mut self.slots, answers, lanes, &gate.fabric)
     }
 
     /// Sends a RARP frame of `mac` as if the guest had (vhost-user: SEND_RARP), so that switches learn where it is.
@@ -264,7 +287,7 @@ impl Step {
         };
         court.sit(&mut self.slots, &mut self.fanout);
         drop(court);
-        deliver(
+        let entered = deliver(
             &mut self.egress,
             &mut self.fanout,
             source,
@@ -273,7 +296,8 @@ impl Step {
             gate,
         );
         self.count(lanes, now);
-        self.egress.publish(ports);
+        self.egress.publish(entered, ports);
+        self.egress.ring(ports);
     }
 
     /// After a panic: forgets the burst, counts its frames as abandoned, and takes back what it had reserved anywhere.
@@ -294,6 +318,7 @@ impl Step {
             }
         }
         self.fanout.clear();
+        self.egress.ring(ports);
         self.egress = Egress::new();
         self.tally = Tally::new();
         for _ in self.chains.chains() {
@@ -312,20 +337,23 @@ impl Step {
     }
 }
 
-/// Hands the sorted burst to the receivers.
-fn deliver(
+/// Hands the sorted burst to the receivers. The last of them stays entered.
+fn deliver<'a>(
     egress: &mut Egress,
     fanout: &mut Fanout,
     source: Source<'_>,
     slots: &mut Slots,
-    ports: &Ports,
+    ports: &'a Ports,
     gate: &Gate,
-) {
+) -> Option<Entered<'a>> {
+    let mut entered = None;
     while let Some((to, frames)) = fanout.take() {
         if let Some(lanes) = ports.get(to) {
-            egress.deliver(source, slots, frames, lanes, &gate.fabric);
+            egress.leave(entered.take());
+            entered = egress.deliver(source, slots, frames, lanes, &gate.fabric);
         }
     }
+    entered
 }
 
 /// A RARP request for `mac` (RFC 903), as a guest's host sends it for a guest that has moved.

@@ -56,6 +56,21 @@ pub(crate) struct Effort {
     pub(crate) sleeps: AtomicU64,
 }
 
+impl Effort {
+    /// Notes a visit that found work. For the worker alone, so that no locked operation is needed.
+    fn note(&self, cycles: u64, frames: u32) {
+        let add = |to: &AtomicU64, n: u64| {
+            to.store(
+                to.load(Ordering::Relaxed).wrapping_add(n),
+                Ordering::Relaxed,
+            );
+        };
+        add(&self.busy, cycles);
+        add(&self.frames, frames.into());
+        add(&self.bursts, 1);
+    }
+}
+
 /// A ring that is visited every round.
 #[derive(Debug)]
 struct Polled {
@@ -222,13 +237,7 @@ impl Worker {
             let leave = match visit {
                 Visit::Worked(frames) => {
                     let end = self.clock.cycles();
-                    self.effort
-                        .busy
-                        .fetch_add(end.wrapping_sub(cycles), Ordering::Relaxed);
-                    self.effort
-                        .frames
-                        .fetch_add(u64::from(frames), Ordering::Relaxed);
-                    self.effort.bursts.fetch_add(1, Ordering::Relaxed);
+                    self.effort.note(end.wrapping_sub(cycles), frames);
                     polled.last_work = end;
                     cycles = end;
                     false

@@ -168,7 +168,7 @@ fn admit<'a>(policy: &Policy, from: PortId, frame: Frame<'a>) -> Admitted<'a> {
         frames: 1,
         bytes: frame.total_len(),
     };
-    judge.admit(frame, weight).unwrap()
+    judge.admit(frame, || weight).unwrap()
 }
 
 impl Subject {

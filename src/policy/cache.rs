@@ -87,7 +87,7 @@ impl Decided {
     }
 
     pub(super) fn of(refusal: &Refusal) -> Self {
-        let Self(rule) = Self::by(refusal.rule);
+        let Self(rule) = Self::by(refusal.rule());
         let answer = if refusal.answer { Self::ANSWER } else { 0 };
         let log = if refusal.log { Self::LOG } else { 0 };
         Self(rule | answer | log)
@@ -99,12 +99,8 @@ impl Decided {
     }
 
     pub(super) fn refusal(self, reason: DropReason) -> Refusal {
-        Refusal {
-            reason,
-            rule: self.rule(),
-            answer: self.0 & Self::ANSWER != 0,
-            log: self.0 & Self::LOG != 0,
-        }
+        let (answer, log) = (self.0 & Self::ANSWER != 0, self.0 & Self::LOG != 0);
+        Refusal::by(reason, self.rule(), answer, log)
     }
 }
 
@@ -166,25 +162,29 @@ impl Cache {
         }
     }
 
-    /// The subject's hash, and where something is known of it under that stamp.
-    #[inline]
-    pub(super) fn find(&self, subject: &Subject, stamp: Stamp) -> (u64, Option<Place>) {
-        let hash = self.hash(subject);
+    /// The subject's hash, and where something is known of it under that stamp. Word 0 is taken to be `word`.
+    #[inline(always)]
+    pub(super) fn find(&self, subject: &Subject, word: u64, stamp: Stamp) -> (u64, Option<Place>) {
+        let hash = self.hash(subject, word);
         let [first, second] = sets_of(hash);
-        let tag = tag_of(hash);
-        let found = self.find_in(first, tag, subject, stamp);
-        (
-            hash,
-            found.or_else(|| self.find_in(second, tag, subject, stamp)),
-        )
+        let (tag, key) = (tag_of(hash), (subject, word));
+        let found = self.find_in(first, tag, key, stamp);
+        let found = found.or_else(|| self.find_in(second, tag, key, stamp));
+        (hash, found)
     }
 
     #[inline(always)]
-    fn find_in(&self, index: u16, tag: u32, subject: &Subject, stamp: Stamp) -> Option<Place> {
+    fn find_in(
+        &self,
+        index: u16,
+        tag: u32,
+        (subject, word): (&Subject, u64),
+        stamp: Stamp,
+    ) -> Option<Place> {
         let set = self.sets.get(usize::from(index))?;
         for (way, found) in (0u8..).zip(set.tags) {
             if found == tag
-                && set.subjects.get(usize::from(way)) == Some(subject)
+                && is_same(set.subjects.get(usize::from(way))?, subject, word)
                 && set.known.get(usize::from(way))?.stamp == stamp
             {
                 return Some(Place { set: index, way });
@@ -228,8 +228,8 @@ impl Cache {
 
     /// Folded products of pairs of words, each with a key: cheap, and not to be steered without the keys.
     #[inline]
-    fn hash(&self, subject: &Subject) -> u64 {
-        let ([a0, a1, a2, a3, a4, a5, a6, a7], [k0, k1, k2, k3, k4, k5, k6, k7]) =
+    fn hash(&self, subject: &Subject, a0: u64) -> u64 {
+        let ([_, a1, a2, a3, a4, a5, a6, a7], [k0, k1, k2, k3, k4, k5, k6, k7]) =
             (subject.0, self.keys);
         fold(a0 ^ k0, a1 ^ k1)
             ^ fold(a2 ^ k2, a3 ^ k3)
@@ -246,6 +246,17 @@ impl Cache {
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a).wrapping_mul(u128::from(b));
     product as u64 ^ (product >> 64) as u64
+}
+
+/// Whether all words are equal, without a jump in between.
+#[inline(always)]
+fn is_same(kept: &Subject, subject: &Subject, word: u64) -> bool {
+    let ([k0, kept @ ..], [_, words @ ..]) = (&kept.0, &subject.0);
+    let differ = kept
+        .iter()
+        .zip(words)
+        .fold(k0 ^ word, |differ, (a, b)| differ | a ^ b);
+    differ == 0
 }
 
 /// The two sets that a subject may be in.
@@ -270,6 +281,10 @@ mod tests {
         Subject([n, n ^ 1, 0, n << 9, 0, 7, n, 9])
     }
 
+    fn find(cache: &Cache, subject: Subject, stamp: Stamp) -> (u64, Option<Place>) {
+        cache.find(&subject, subject.0[0], stamp)
+    }
+
     #[test]
     fn an_entry_is_small() {
         assert!(size_of::<Set>() * SETS <= 240 << 10, "{}", size_of::<Set>());
@@ -279,18 +294,18 @@ mod tests {
     fn what_was_kept_is_found_under_its_stamp_and_its_whole_subject_only() {
         let mut cache = Cache::new();
         let stamp = Stamp::new(1, 1);
-        let (hash, none) = cache.find(&subject(5), stamp);
+        let (hash, none) = find(&cache, subject(5), stamp);
         assert_eq!(none, None);
         let place = cache.keep(hash, &subject(5), stamp).unwrap();
-        assert_eq!(cache.find(&subject(5), stamp), (hash, Some(place)));
+        assert_eq!(find(&cache, subject(5), stamp), (hash, Some(place)));
         for other in [Stamp::new(2, 1), Stamp::new(1, 2)] {
-            assert_eq!(cache.find(&subject(5), other), (hash, None));
+            assert_eq!(find(&cache, subject(5), other), (hash, None));
         }
         for word in 0..WORDS {
             for bit in 0..64 {
                 let mut other = subject(5);
                 other.0[word] ^= 1 << bit;
-                assert_eq!(cache.find(&other, stamp).1, None, "{word} {bit}");
+                assert_eq!(find(&cache, other, stamp).1, None, "{word} {bit}");
             }
         }
     }
@@ -302,7 +317,7 @@ mod tests {
         let mut misses = 0;
         for round in 0..20 {
             for n in 0..1000 {
-                let (hash, place) = cache.find(&subject(n), stamp);
+                let (hash, place) = find(&cache, subject(n), stamp);
                 if place.is_none() {
                     cache.keep(hash, &subject(n), stamp);
                     misses += u32::from(round > 4);
@@ -317,12 +332,7 @@ mod tests {
     fn a_rule_and_what_is_to_be_done_fit_one_word() {
         for rule in [None, Some(RuleId(0)), Some(RuleId(12_345))] {
             for (answer, log) in [(false, false), (true, false), (false, true)] {
-                let refusal = Refusal {
-                    reason: DropReason::Rejected,
-                    rule,
-                    answer,
-                    log,
-                };
+                let refusal = Refusal::by(DropReason::Rejected, rule, answer, log);
                 assert_eq!(Decided::of(&refusal).refusal(DropReason::Rejected), refusal);
             }
         }

@@ -18,14 +18,23 @@ pub struct Context {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Judging {
     pub(super) digest: Digest,
-    /// What its verdict is kept under: the subject, but for fields that no rule reads.
-    pub(super) key: Subject,
+    /// What its verdict is kept under, together with the other words of the subject: word 0, but for fields that no rule reads.
+    pub(super) word: u64,
     /// Whether the digest is that of this frame.
     pub(super) is_digested: bool,
     /// Where its subject is kept, if it is.
     pub(super) place: Option<Place>,
     pub(super) stamp: Stamp,
     pub(super) last: Trace,
+}
+
+impl Judging {
+    /// What its verdict is kept under.
+    pub(super) fn key(&self) -> Subject {
+        let mut key = self.digest.subject;
+        key.0[0] = self.word;
+        key
+    }
 }
 
 /// How the last pair was judged, for `explain`, logs and the drop log.

@@ -12,8 +12,8 @@ pub struct Digest {
     pub subject: Subject,
     /// Where layer 4 begins in the frame; 0 when there is none to read.
     pub transport: u16,
-    /// Where the IP packet ends in the frame, or 65,535 if that is further on; 0 without one.
-    pub end: u16,
+    /// Where the IP packet ends in the frame; 0 without one.
+    pub end: u32,
     /// Whether the frame has to be judged as a whole each time, and its verdict is not kept: ARP, neighbour
     /// discovery, DHCP, ICMP errors, whatever is not plain data; and data with something that the subject does not tell:
     /// IP options or extension headers, a UDP length that lies, a tag that is no plain VLAN tag.
@@ -33,6 +33,21 @@ impl Digest {
             _ => None,
         };
         plain.unwrap_or_else(|| Self::slowly(frame, vid))
+    }
+
+    /// Reads a frame of segment `vid` into the place of another.
+    #[inline(always)]
+    pub(super) fn read(&mut self, frame: &Frame<'_>, vid: u16) {
+        let plain = match frame.ethertype() {
+            _ if has_odd_tag(frame) => None,
+            ethertype::IPV4 => plain_ipv4(frame, vid),
+            ethertype::IPV6 => plain_ipv6(frame, vid),
+            _ => None,
+        };
+        match plain {
+            Some(digest) => *self = digest,
+            None => *self = Self::slowly(frame, vid),
+        }
     }
 
     /// The same for every kind of frame.
@@ -89,7 +104,7 @@ impl Digest {
         Self {
             subject,
             transport: u16::try_from(layers.transport_offset).unwrap_or(0),
-            end: u16::try_from(layers.end).unwrap_or(u16::MAX),
+            end: u32::try_from(layers.end).unwrap_or(0),
             is_control: is_control(&layers, ports) || is_odd(frame, &layers),
             runs_on: layers.runs_on(),
         }
@@ -219,7 +234,7 @@ impl Plain {
         Some(Digest {
             subject,
             transport: u16::try_from(transport).ok()?,
-            end: u16::try_from(end).ok()?,
+            end: u32::try_from(end).ok()?,
             is_control: false,
             runs_on: false,
         })
@@ -312,10 +327,10 @@ mod tests {
     use super::*;
 
     /// What must be the same of two digests.
-    fn parts(digest: &Digest) -> (Subject, [u16; 2], [bool; 2]) {
+    fn parts(digest: &Digest) -> (Subject, [u32; 2], [bool; 2]) {
         (
             digest.subject,
-            [digest.transport, digest.end],
+            [digest.transport.into(), digest.end],
             [digest.is_control, digest.runs_on],
         )
     }

@@ -9,13 +9,13 @@ use super::lists::{Say, consult};
 use super::meter::Meter;
 use super::quarantine::Quarantine;
 use super::rule::{Action, Direction, Rule, RuleId};
-use super::spec::{LimitSpec, PolicySpec, PortPolicy, Rate, TrackingSpec};
+use super::spec::{ConnectionQuota, LimitSpec, PolicySpec, PortPolicy, Rate, TrackingSpec};
 use super::state::State;
-use super::subject::{self, Subject};
+use super::subject;
 use super::track::{Flow, Side, Terms};
 use super::verdict::Weight;
 use crate::clock::Tick;
-use crate::counters::{DropReason, PortId};
+use crate::counters::{DropReason, PortId, PortSet};
 use crate::frame::{Frame, Mac, Transport, Vid, dhcp, dhcpv6};
 
 /// Answers to rejected frames that a port is sent: ten a second, twenty at once.
@@ -29,6 +29,8 @@ const ANSWERS: Rate = Rate {
 pub struct Policy {
     epoch: u64,
     quarantine: Arc<Quarantine>,
+    /// The ports that it names.
+    named: PortSet,
     ports: Arc<[Option<Bound>]>,
     rules: Arc<[RuleInfo]>,
     hits: Arc<[AtomicU64]>,
@@ -50,6 +52,7 @@ pub(super) struct Bound {
     pub(super) inbound: Option<Arc<Classifier>>,
     pub(super) limits: Limits,
     pub(super) untagged: u16,
+    quota: Option<ConnectionQuota>,
     /// Nothing of its frames needs to be read but their addresses.
     pub(super) is_shallow: bool,
     pub(super) sends_metered: bool,
@@ -125,6 +128,12 @@ impl Policy {
             .iter()
             .flatten()
             .any(|bound| bound.guard.max_leases() != 0);
+        let named = (0..)
+            .map_while(PortId::new)
+            .zip(ports.iter())
+            .filter(|(_, bound)| bound.is_some())
+            .map(|(id, _)| id)
+            .collect();
         let tracks = ports.iter().flatten().any(|bound| !bound.is_free());
         let reads_flags = compiler
             .lists()
@@ -133,6 +142,7 @@ impl Policy {
         Ok(Self {
             epoch,
             quarantine: Arc::default(),
+            named,
             ports,
             read: if reads_flags {
                 u64::MAX
@@ -156,6 +166,7 @@ impl Policy {
         Self::compile(epoch, &spec, Arc::clone(&state)).unwrap_or_else(|_| Self {
             epoch,
             quarantine: Arc::default(),
+            named: PortSet::EMPTY,
             ports: Arc::default(),
             rules: Arc::default(),
             hits: Arc::default(),
@@ -193,8 +204,15 @@ impl Policy {
     }
 
     /// Whether the policy names that port; frames of and to others do not pass.
+    #[inline(always)]
     pub fn binds(&self, port: PortId) -> bool {
-        self.bound(port).is_some()
+        self.named.contains(port)
+    }
+
+    /// Whether no pair of ports needs more than to be named: no lists, no quarantine, no leases to learn.
+    #[inline(always)]
+    pub(super) fn is_plain(&self) -> bool {
+        !self.tracks && !self.watches_leases && self.quarantine.is_empty()
     }
 
     /// A rule by its id.
@@ -222,17 +240,10 @@ impl Policy {
         self.tracks
     }
 
+    /// Word 0 of what a verdict is kept under: without what no rule reads.
     #[inline(always)]
-    pub(super) fn watches_leases(&self) -> bool {
-        self.watches_leases
-    }
-
-    /// What a verdict is kept under: the subject, without what no rule reads.
-    #[inline(always)]
-    pub(super) fn key(&self, subject: &Subject) -> Subject {
-        let mut key = *subject;
-        key.0[0] &= self.read;
-        key
+    pub(super) fn key(&self, word: u64) -> u64 {
+        word & self.read
     }
 
     pub(super) fn hit(&self, rule: RuleId) {
@@ -278,27 +289,34 @@ impl Policy {
         }
     }
 
-    /// Whether a frame says something about leases, so that all of it has to be private before it is judged.
-    #[inline]
-    pub fn wants_whole(&self, source: PortId, frame: &Frame<'_>) -> bool {
-        self.watches_leases && !frame.is_whole() && self.speaks_of_leases(source, frame)
+    /// Whether leases are learned from frames at all: else [`wants_whole`](Self::wants_whole) need not be asked.
+    #[inline(always)]
+    pub fn watches_leases(&self) -> bool {
+        self.watches_leases
     }
 
+    /// Whether a frame says something about leases, so that all of it has to be private before it is judged.
     #[cold]
-    fn speaks_of_leases(&self, source: PortId, frame: &Frame<'_>) -> bool {
+    pub fn wants_whole(&self, source: PortId, frame: &Frame<'_>) -> bool {
         let concerned = self
             .bound(source)
             .is_some_and(|bound| bound.guard.may().dhcp_server || bound.guard.max_leases() != 0);
+        concerned && !frame.is_whole() && Self::is_dhcp(frame)
+    }
+
+    /// Whether a frame is one of DHCP, whose options lie behind where other headers end.
+    #[cold]
+    pub fn is_dhcp(frame: &Frame<'_>) -> bool {
         let Transport::Udp(udp) = frame.layers().transport else {
             return false;
         };
-        let is_dhcp = |port| {
+        let is_one = |port| {
             matches!(
                 port,
                 dhcp::SERVER | dhcp::CLIENT | dhcpv6::SERVER | dhcpv6::CLIENT
             )
         };
-        concerned && is_dhcp(udp.src_port()) && is_dhcp(udp.dst_port())
+        is_one(udp.src_port()) || is_one(udp.dst_port())
     }
 
     /// The terms on which a frame that both sides let pass would open a connection; `None` if it is to open none. A
@@ -333,7 +351,14 @@ impl Policy {
     /// tracks nothing takes no memory for it.
     pub fn make_room(&self, tracking: &TrackingSpec) {
         if self.tracks {
-            self.state.tracker().reconfigure(tracking, self.ports.len());
+            let tracker = self.state.tracker();
+            tracker.reconfigure(tracking, self.ports.len());
+            let ids = (0..).map_while(PortId::new);
+            for (port, bound) in ids.zip(self.ports.iter()) {
+                if let Some(quota) = bound.as_ref().and_then(|bound| bound.quota) {
+                    tracker.bind(port, quota);
+                }
+            }
         }
     }
 
@@ -420,6 +445,7 @@ impl Bound {
             outbound: compile(spec.outbound.as_ref(), Direction::Outbound)?,
             inbound: compile(spec.inbound.as_ref(), Direction::Inbound)?,
             untagged: spec.untagged.map_or(0, Vid::get),
+            quota: spec.quota,
             is_shallow: guard.is_open(),
             sends_metered,
             receives_metered: limits.receive_bits.is_set() || limits.receive_frames.is_set(),

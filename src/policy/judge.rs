@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::cache::{Cache, Decided, Judged, Opened, Place, Stamp};
-use super::context::{Context, Judging, Trace};
+use super::context::{Context, Trace};
 use super::digest::Digest;
 use super::gate::{Bound, Policy};
 use super::guard::Outcome;
@@ -32,6 +32,8 @@ pub struct Judge<'a> {
     policy: &'a Policy,
     source: PortId,
     bound: Option<(&'a Bound, &'a PortState)>,
+    /// Nothing is refused but what nobody may send: neither the port nor anybody else has a policy that would ask for more.
+    is_plain: bool,
     context: &'a mut Context,
     /// Where nothing is tracked there is none.
     burst: Option<Burst<'a>>,
@@ -49,10 +51,13 @@ impl Policy {
         now: Tick,
     ) -> Judge<'a> {
         let burst = if self.tracks() { self.sit(desk) } else { None };
+        let bound = self.bound(source).zip(self.state().port(source));
         Judge {
             policy: self,
             source,
-            bound: self.bound(source).zip(self.state().port(source)),
+            bound,
+            is_plain: self.is_plain()
+                && bound.is_some_and(|(bound, _)| bound.is_shallow && !bound.sends_metered),
             context,
             burst,
             now,
@@ -94,40 +99,51 @@ impl Judge<'_> {
     ///
     /// The reasons of the guard and of the sender's limits; [`DropReason::HeadersTooLong`] when a longer snapshot may
     /// change the answer: then the caller extends it and asks once more.
-    #[inline]
+    #[inline(always)]
     pub fn admit<'f>(
         &mut self,
         frame: Frame<'f>,
-        weight: Weight,
+        weight: impl FnOnce() -> Weight,
     ) -> Result<Admitted<'f>, DropReason> {
-        let Some((bound, port)) = self.bound else {
-            return Err(DropReason::NoPolicy);
-        };
-        if self.policy.quarantine().silences(self.source) {
-            return Err(DropReason::Quarantined);
-        }
         if !frame.src().is_station() {
             return Err(DropReason::SourceMacInvalid);
         }
         if frame.dst().is_group() && is_reserved(frame.dst()) {
             return Err(DropReason::ReservedGroup);
         }
-        self.context.frame.is_digested = false;
-        let mut claims = false;
-        if !bound.is_shallow {
-            let hash = self.look_up(bound, port, &frame);
-            if self.context.frame.place.is_none() {
-                claims = self.guard(bound, port, &frame, hash)?;
-            }
-        }
-        if bound.sends_metered {
-            self.send_metered(bound, port, &frame, weight)?;
-        }
+        let claims = !self.is_plain && self.admit_guarded(frame, weight)?;
         Ok(Admitted {
             source: self.source,
             frame,
             claims,
         })
+    }
+
+    /// Quarantine, guard and meters. Says whether the frame claims its source address.
+    #[inline(always)]
+    fn admit_guarded(
+        &mut self,
+        frame: Frame<'_>,
+        weight: impl FnOnce() -> Weight,
+    ) -> Result<bool, DropReason> {
+        let Some((bound, port)) = self.bound else {
+            return Err(DropReason::NoPolicy);
+        };
+        if self.policy.quarantine().silences(self.source) {
+            return Err(DropReason::Quarantined);
+        }
+        self.context.frame.is_digested = false;
+        let mut claims = false;
+        if !bound.is_shallow {
+            let hash = self.look_up(bound, port, &frame);
+            if self.context.frame.place.is_none() {
+                claims = self.guard(bound, port, frame, hash)?;
+            }
+        }
+        if bound.sends_metered {
+            self.send_metered(bound, port, frame, weight())?;
+        }
+        Ok(claims)
     }
 
     /// Asks the guard about a frame that nothing is known of. Says whether it claims its source address.
@@ -136,11 +152,11 @@ impl Judge<'_> {
         &mut self,
         bound: &Bound,
         port: &PortState,
-        frame: &Frame<'_>,
+        frame: Frame<'_>,
         hash: u64,
     ) -> Result<bool, DropReason> {
         let digest = &self.context.frame.digest;
-        let outcome = bound.guard.judge(&port.guard, frame, digest, self.now)?;
+        let outcome = bound.guard.judge(&port.guard, &frame, digest, self.now)?;
         if !digest.is_control && outcome == Outcome::Pass {
             self.keep(hash);
         }
@@ -154,32 +170,27 @@ impl Judge<'_> {
             None => bound.untagged,
             Some(tag) => tag.vid(),
         };
-        let stamp = Stamp::new(self.policy.epoch(), port.guard.generation(self.now));
-        let digest = Digest::of(frame, vid);
-        let key = self.policy.key(&digest.subject);
+        let judging = &mut self.context.frame;
+        judging.stamp = Stamp::new(self.policy.epoch(), port.guard.generation(self.now));
+        judging.digest.read(frame, vid);
+        judging.word = self.policy.key(judging.digest.subject.0[0]);
+        judging.is_digested = true;
+        judging.place = None;
+        if judging.digest.is_control {
+            return 0;
+        }
         let cache = self
             .context
             .cache
             .get_or_insert_with(|| Box::new(Cache::new()));
-        let (hash, place) = if digest.is_control {
-            (0, None)
-        } else {
-            cache.find(&key, stamp)
-        };
-        self.context.frame = Judging {
-            digest,
-            key,
-            is_digested: true,
-            place,
-            stamp,
-            last: Trace::default(),
-        };
+        let (hash, place) = cache.find(&judging.digest.subject, judging.word, judging.stamp);
+        judging.place = place;
         hash
     }
 
     /// Keeps the subject of the frame that is being judged: nothing is known yet of any receiver.
     fn keep(&mut self, hash: u64) {
-        let Judging { key, stamp, .. } = self.context.frame;
+        let (key, stamp) = (self.context.frame.key(), self.context.frame.stamp);
         if let Some(cache) = self.context.cache.as_mut() {
             self.context.frame.place = cache.keep(hash, &key, stamp);
         }
@@ -190,7 +201,7 @@ impl Judge<'_> {
         &self,
         bound: &Bound,
         port: &PortState,
-        frame: &Frame<'_>,
+        frame: Frame<'_>,
         weight: Weight,
     ) -> Result<(), DropReason> {
         let (limits, buckets) = (&bound.limits, &port.buckets);
@@ -241,19 +252,13 @@ impl Judge<'_> {
     /// # Errors
     ///
     /// The reasons of the two lists, of connection tracking, and of quarantine.
-    #[inline]
-    pub fn permit(&mut self, admitted: &Admitted<'_>, to: PortId) -> Result<Permit, Refusal> {
-        let (Some((source, port)), Some(receiver)) = (self.bound, self.policy.bound(to)) else {
+    #[inline(always)]
+    pub fn permit(&mut self, admitted: Admitted<'_>, to: PortId) -> Result<Permit, Refusal> {
+        if !self.policy.binds(to) {
             return Err(DropReason::NoPolicy.into());
-        };
-        if self.policy.quarantine().separates(self.source, to) {
-            return Err(DropReason::Quarantined.into());
         }
-        if !(source.is_free() && receiver.is_free()) {
-            self.judge_pair(source, port, receiver, admitted, to)?;
-        }
-        if self.policy.watches_leases() {
-            self.overhear(source, receiver, admitted, to);
+        if !self.is_plain {
+            self.permit_judged(admitted, to)?;
         }
         Ok(Permit {
             from: self.source,
@@ -261,7 +266,25 @@ impl Judge<'_> {
         })
     }
 
+    /// Quarantine, connection tracking, lists.
     #[inline(never)]
+    fn permit_judged(&mut self, admitted: Admitted<'_>, to: PortId) -> Result<(), Refusal> {
+        let (Some((source, port)), Some(receiver)) = (self.bound, self.policy.bound(to)) else {
+            return Err(DropReason::NoPolicy.into());
+        };
+        if self.policy.quarantine().separates(self.source, to) {
+            return Err(DropReason::Quarantined.into());
+        }
+        if !(source.is_free() && receiver.is_free()) {
+            self.judge_pair(source, port, receiver, &admitted, to)?;
+        }
+        if self.policy.watches_leases() {
+            self.overhear(source, receiver, &admitted, to);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
     fn judge_pair(
         &mut self,
         source: &Bound,
@@ -328,7 +351,7 @@ impl Judge<'_> {
     /// A refusal, with an answer to the sender only as often as he is answered at all.
     fn answered(&self, refusal: Refusal) -> Refusal {
         let answer = refusal.answer && self.policy.may_answer(self.source, self.now);
-        Refusal { answer, ..refusal }
+        refusal.with_answer(answer)
     }
 
     /// Connection tracking and the two lists.
@@ -437,12 +460,9 @@ impl Judge<'_> {
                     Action::Deny => denied,
                     Action::Reject => DropReason::Rejected,
                 };
-                Err(Refusal {
-                    reason,
-                    rule: decision.rule,
-                    answer: decision.action == Action::Reject,
-                    log: decision.rule.is_some_and(|rule| self.policy.logs(rule)),
-                })
+                let log = decision.rule.is_some_and(|rule| self.policy.logs(rule));
+                let answer = decision.action == Action::Reject;
+                Err(Refusal::by(reason, decision.rule, answer, log))
             }
         }
     }

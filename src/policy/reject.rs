@@ -174,7 +174,7 @@ fn reset(segment: &tcp::Tcp<'_>, digest: &Digest) -> Option<[u8; tcp::HEADER]> {
     let (sequence, acknowledgment, kind) = if flags & tcp::flag::ACK != 0 {
         (segment.acknowledgment(), 0, tcp::flag::RST)
     } else {
-        let payload = usize::from(digest.end)
+        let payload = (digest.end as usize)
             .saturating_sub(usize::from(digest.transport))
             .saturating_sub(segment.header_len());
         let controls = u32::from(flags & tcp::flag::SYN != 0)

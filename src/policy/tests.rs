@@ -5,7 +5,9 @@ use std::sync::Arc;
 use etherparse::PacketBuilder;
 
 use super::rule::{Action, Kind, Rule, Who};
-use super::spec::{GuardSpec, IpSpec, LimitSpec, MacSpec, PolicySpec, PortPolicy, Rate};
+use super::spec::{
+    ConnectionQuota, GuardSpec, IpSpec, LimitSpec, MacSpec, PolicySpec, PortPolicy, Rate,
+};
 use super::*;
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId, PortSet};
@@ -138,8 +140,8 @@ impl Bench {
         let mut judge = self
             .policy
             .judge(port(from), context, &mut self.desk, self.now);
-        let admitted = judge.admit(frame, weight)?;
-        let permit = judge.permit(&admitted, port(to))?;
+        let admitted = judge.admit(frame, || weight)?;
+        let permit = judge.permit(admitted, port(to))?;
         assert_eq!((permit.from(), permit.to()), (port(from), port(to)));
         Ok(())
     }
@@ -214,16 +216,16 @@ fn a_port_without_policy_passes_nothing_either_way() {
     let (mut context, mut desk) = (Context::default(), Desk::default());
     let refused = policy
         .judge(port(1), &mut context, &mut desk, Tick::ZERO)
-        .admit(frame, weight)
+        .admit(frame, || weight)
         .map(drop);
     assert_eq!(refused, Err(DropReason::NoPolicy));
     let mut judge = policy.judge(port(1023), &mut context, &mut desk, Tick::ZERO);
-    let admitted = judge.admit(frame, weight).unwrap();
+    let admitted = judge.admit(frame, || weight).unwrap();
     assert_eq!(
-        judge.permit(&admitted, port(1)),
+        judge.permit(admitted, port(1)),
         Err(DropReason::NoPolicy.into())
     );
-    let permit = judge.permit(&admitted, port(0)).unwrap();
+    let permit = judge.permit(admitted, port(0)).unwrap();
     assert_eq!((permit.from(), permit.to()), (port(1023), port(0)));
 }
 
@@ -328,6 +330,30 @@ fn stateless_rules_of_both_directions_carry_a_connection_without_tracking() {
         assert_eq!(bench.send(from, 1 - from, &frame), Ok(()), "{flags}");
     }
     assert_eq!(bench.policy.state().tracker().usage(port(0)).flows, 0);
+}
+
+#[test]
+fn e_29_a_port_has_a_quota_of_its_own() {
+    let guest = |connections| PortPolicy {
+        outbound: list(vec![Rule::any(Action::Allow)]),
+        quota: Some(ConnectionQuota {
+            connections,
+            half_open: connections,
+            new_per_second: Rate::default(),
+        }),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![guest(2), guest(5), free()]);
+    for (from, most) in [(0u16, 2u16), (1, 5)] {
+        let station = from as u8;
+        for turn in 0..2 * most {
+            let syn = tcp((station, 1000 + turn), (2, 80), "S", 1, 0);
+            // Half-open ones make room for the next: nothing is refused, and nothing grows.
+            assert_eq!(bench.send(from, 2, &syn), Ok(()));
+        }
+        let usage = bench.policy.state().tracker().usage(port(from));
+        assert_eq!(usage.flows, u32::from(most));
+    }
 }
 
 #[test]
@@ -516,7 +542,7 @@ fn gso_frames_count_as_the_frames_that_they_stand_for() {
         .policy
         .judge(port(0), context, &mut bench.desk, bench.now);
     let passed = (0..10)
-        .filter(|_| judge.admit(frame, weight).is_ok())
+        .filter(|_| judge.admit(frame, || weight).is_ok())
         .count();
     assert_eq!(passed, 2);
 }
@@ -540,7 +566,9 @@ fn a_sticky_address_is_claimed_once_and_forgotten_with_its_guest() {
         let mut judge = bench
             .policy
             .judge(port(0), context, &mut bench.desk, bench.now);
-        judge.admit(frame, weight).map(|admitted| admitted.claim())
+        judge
+            .admit(frame, || weight)
+            .map(|admitted| admitted.claim())
     };
     assert_eq!(claim(&mut bench, &first), Ok(Some(Mac::new(mac(0)))));
     assert_eq!(claim(&mut bench, &first), Ok(None));

@@ -62,26 +62,52 @@ impl Permit {
     }
 }
 
-/// Why a pair was not permitted, and what is to be done about it besides.
+/// Why a frame was not admitted, or a pair not permitted, and what is to be done about it besides. One word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Why.
     pub reason: DropReason,
-    /// The rule that said so, if one did.
-    pub rule: Option<RuleId>,
     /// The sender is to be answered: see [`super::reject`].
     pub answer: bool,
     /// The rule asks for a line in the log.
     pub log: bool,
+    /// [`NOBODY`] for none.
+    rule: u32,
+}
+
+const NOBODY: u32 = u32::MAX;
+const _: () = assert!(size_of::<Result<(), Refusal>>() == 8);
+
+impl Refusal {
+    pub(super) fn by(reason: DropReason, rule: Option<RuleId>, answer: bool, log: bool) -> Self {
+        Self {
+            reason,
+            answer,
+            log,
+            rule: rule.map_or(NOBODY, |rule| rule.0),
+        }
+    }
+
+    /// The same, with an answer to the sender or without.
+    pub(super) fn with_answer(mut self, answer: bool) -> Self {
+        self.answer = answer;
+        self
+    }
+
+    /// The rule that said so, if one did.
+    pub fn rule(&self) -> Option<RuleId> {
+        (self.rule != NOBODY).then_some(RuleId(self.rule))
+    }
 }
 
 impl From<DropReason> for Refusal {
+    #[inline]
     fn from(reason: DropReason) -> Self {
         Self {
             reason,
-            rule: None,
             answer: false,
             log: false,
+            rule: NOBODY,
         }
     }
 }

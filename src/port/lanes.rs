@@ -9,8 +9,8 @@
 //! - The attendant starts a ring by putting a lane into its slot and stops it by *taking the lane out*. What
 //!   is not in the slot cannot be touched by any worker, and a lane owns the memory map that it uses; so
 //!   when [`Lanes::stop`] has returned, GET_VRING_BASE may answer and the memory may go.
-//! - Nothing about a ring in a slot is ever changed, but for two things that a guest changes while
-//!   it runs: the call descriptor and the enabled flag.
+//! - Nothing about a ring in a slot is ever changed, but for what a front-end changes while it runs: the call and error
+//!   descriptors and the enabled flag.
 //!
 //! Locks are taken in one order: a transmit slot before a receive slot, and never two receive slots.
 //! A panic under a lock is contained at the port step (see `datapath`); the lock is then entered all the same,
@@ -38,8 +38,8 @@ pub enum Fault {
     /// The front-end took away memory that it had given: the file behind it was truncated.
     #[error("guest memory was taken away: its file is shorter than when it was mapped")]
     MemoryLost,
-    /// Writing to a call descriptor blocked.
-    #[error("a call eventfd blocked: its counter is saturated and it is not non-blocking")]
+    /// Writing to a call or error descriptor blocked.
+    #[error("a call or error eventfd blocked: its counter is saturated and it is not non-blocking")]
     CallBlocked,
     /// A step of this port panicked. A bug of ours that a guest can reach: report it.
     #[error("a step of this port panicked; please report it, see SECURITY.md")]
@@ -83,6 +83,7 @@ pub enum LaneError {
 pub struct TxLane {
     pub(crate) ring: TxRing,
     pub(crate) call: Option<Arc<Call>>,
+    pub(crate) err: Option<Arc<Call>>,
     pub(crate) features: u64,
     pub(crate) header_len: usize,
     pub(crate) enabled: bool,
@@ -98,6 +99,7 @@ pub struct RxLane {
     pub(crate) unpublished: bool,
     pub(crate) ring: RxRing,
     pub(crate) call: Option<Arc<Call>>,
+    pub(crate) err: Option<Arc<Call>>,
     pub(crate) features: u64,
     pub(crate) header_len: usize,
     pub(crate) broken: Option<RingBroken>,
@@ -198,7 +200,7 @@ impl Lanes {
         let pairs = pairs.clamp(2, MAX_PAIRS);
         Arc::new(Self {
             id,
-            counters: PortCounters::default(),
+            counters: PortCounters::new(pairs.into()),
             pairs: (0..pairs).map(|_| Pair::default()).collect(),
             receiving: AtomicU32::new(0),
             fault: AtomicU32::new(0),
@@ -251,6 +253,7 @@ impl Lanes {
                 unpublished: false,
                 ring: RxRing::start(setup.memory, setup.layout, negotiated)?,
                 call: setup.call,
+                err: setup.err,
                 features: setup.features,
                 header_len: negotiated.header_len,
                 broken: None,
@@ -278,6 +281,7 @@ impl Lanes {
         *slot = Some(TxLane {
             ring,
             call: setup.call,
+            err: setup.err,
             features: setup.features,
             header_len: negotiated.header_len,
             enabled: setup.enabled,
@@ -354,6 +358,29 @@ impl Lanes {
             port: self.id,
             pair: index / 2,
         }));
+    }
+
+    /// Replaces the error descriptor of ring `index`. A ring that does not run is left alone.
+    pub fn set_err(&self, index: u16, err: Option<Arc<Call>>) {
+        let Some(pair) = self.pairs.get(usize::from(index / 2)) else {
+            return;
+        };
+        if is_receive(index) {
+            if let Some(lane) = lock(&pair.rx).as_mut() {
+                lane.err = err;
+            }
+        } else if let Some(lane) = lock(&pair.tx).as_mut() {
+            lane.err = err;
+        }
+    }
+
+    /// Counts a ring that broke and tells its front-end, if it asked for that. For workers only, which are guarded against a
+    /// descriptor that blocks; the ring's slot must not be held meanwhile.
+    pub(crate) fn ring_broke(&self, err: Option<Arc<Call>>) {
+        self.counters.events.faults.increment();
+        if !self.faulted() && err.is_some_and(|err| err.ring().is_err()) {
+            self.raise(Fault::CallBlocked);
+        }
     }
 
     /// Has the worker announce `mac` on this port's segment (vhost-user: SEND_RARP).

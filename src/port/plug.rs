@@ -44,6 +44,10 @@ impl Device for Plug<'_> {
         self.lanes.set_call(lane(index), call);
     }
 
+    fn set_err(&mut self, index: usize, err: Option<Arc<Call>>) {
+        self.lanes.set_err(lane(index), err);
+    }
+
     fn announce(&mut self, mac: [u8; 6]) {
         self.lanes.announce(mac);
     }

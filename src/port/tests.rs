@@ -717,7 +717,7 @@ fn p_20_after_the_reply_no_byte_of_the_old_memory_changes() {
     client.negotiate(&mut port, &memories[0]);
     client.start(&mut port, 0, &event());
     under_load(&room.lanes, |rounds| {
-        for turn in 0..100 {
+        for turn in 0..1_000 {
             let (old, new) = (&memories[turn % 2], &memories[(turn + 1) % 2]);
             assert!(moves(old, rounds), "turn {turn}: the ring does not run");
             assert_eq!(client.share(&mut port, new), 0);

@@ -425,15 +425,15 @@ fn set_vring_call(
     Ok(Answer::Done)
 }
 
-/// Checked like the others and then closed: a broken ring is told to the operator, not to the guest.
+/// Signalled when the ring breaks, so that a front-end can mend it.
 fn set_vring_err(
     b: &mut Backend,
     asked: &mut Asked<'_>,
-    _: &mut dyn Device,
+    device: &mut dyn Device,
 ) -> Result<Answer, Refusal> {
     let (index, fd) = ring_and_fd(asked)?;
-    b.ring(index)?;
-    fd.map(Kick::new).transpose()?;
+    let err = fd.map(Call::new).transpose()?.map(Arc::new);
+    b.ring(index)?.set_err(err, device);
     Ok(Answer::Done)
 }
 

@@ -89,6 +89,8 @@ pub struct RingSetup {
     pub kick: Option<Arc<Kick>>,
     /// Written by us when buffers were used; None: the guest polls.
     pub call: Option<Arc<Call>>,
+    /// Written by us when the ring broke (vhost-user: SET_VRING_ERR); None: nobody asked for it.
+    pub err: Option<Arc<Call>>,
     /// Whether it is enabled (vhost-user: "Ring states").
     pub enabled: bool,
 }
@@ -117,6 +119,9 @@ pub trait Device {
 
     /// Replaces the call descriptor of a running ring.
     fn set_call(&mut self, index: usize, call: Option<Arc<Call>>);
+
+    /// Replaces the error descriptor of a running ring.
+    fn set_err(&mut self, index: usize, err: Option<Arc<Call>>);
 
     /// Announces `mac` to the segment (vhost-user: SEND_RARP).
     fn announce(&mut self, mac: [u8; 6]);

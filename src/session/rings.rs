@@ -9,10 +9,10 @@
 //!
 //! What is said about a running ring takes effect only through stop, change and start (P-10). So the device never sees
 //! a setup that is half old and half new. The exceptions are the two things that front-ends change all the time and
-//! that are one value each: enabled, and the call descriptor.
+//! that are one value each: enabled, and the call and error descriptors.
 //!
 //! GET_VRING_BASE stops a ring and *forgets its addresses and its kick*: neither SET_VRING_ENABLE nor an old kick
-//! starts it again, only a whole new configuration (P-22). Size, call descriptor and enabled flag stay.
+//! starts it again, only a whole new configuration (P-22). Size, call and error descriptors and enabled flag stay.
 //!
 //! A started ring is *enabled* or not (vhost-user: "Ring states"). What SET_VRING_ENABLE said last counts, at whatever time
 //! it was said: QEMU says it before SET_FEATURES and never again. When nothing was said, a ring is enabled
@@ -57,6 +57,7 @@ pub(super) struct Ring {
     base: u16,
     kick: Option<Kicked>,
     call: Option<Arc<Call>>,
+    err: Option<Arc<Call>>,
     enabled: Option<bool>,
     running: bool,
     problem: Option<String>,
@@ -134,6 +135,7 @@ impl Ring {
                 Kicked::Polled => None,
             },
             call: self.call.clone(),
+            err: self.err.clone(),
             enabled: self.is_enabled(ground),
         };
         device
@@ -250,6 +252,14 @@ impl Ring {
         self.call.clone_from(&call);
         if self.running {
             device.set_call(self.index, call);
+        }
+    }
+
+    /// SET_VRING_ERR; None when nobody is to be told.
+    pub(super) fn set_err(&mut self, err: Option<Arc<Call>>, device: &mut dyn Device) {
+        self.err.clone_from(&err);
+        if self.running {
+            device.set_err(self.index, err);
         }
     }
 

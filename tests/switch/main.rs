@@ -13,6 +13,7 @@ mod closing;
 mod forwarding;
 mod hostile;
 mod mixed;
+mod moving;
 mod rig;
 #[path = "../silent/mod.rs"]
 mod silent;

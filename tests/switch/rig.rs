@@ -12,6 +12,11 @@ use tempfile::TempDir;
 /// How long anything may take before a test gives up: generous, since machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Whether `./test --long` runs this, so that a test may take minutes.
+pub fn long() -> bool {
+    std::env::var_os("PORTCULLIS_LONG").is_some()
+}
+
 /// The MAC of guest `n`.
 pub fn mac(n: u8) -> [u8; 6] {
     [0x52, 0x54, 0, 0, 0, n]

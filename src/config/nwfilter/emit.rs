@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 
 use super::Remark;
+use super::domain::Interface;
 use super::order::Policy;
-use super::xml::Interface;
+
 use crate::config::filters;
 use crate::config::terms::{PROTOCOLS, RARP, STATES};
 use crate::config::{MAX_NAME, valid_name};

@@ -4,8 +4,8 @@
 //! the like by iptables afterwards, and a packet must pass both. Here all of it becomes one list for each direction, in
 //! which the first match wins:
 //!
-//! - `xml` reads filters and domains, and resolves references and variables.
-//! - `rule` turns one `<rule>` into rules of ours, one for each direction that it acts in. libvirt writes a rule for both
+//! - `xml` reads filters and resolves references, `domain` the interfaces that use one.
+//! - `attributes` reads what one `<rule>` asks for, its variables put in; `rule` turns it into rules of ours, one for each direction that it acts in. libvirt writes a rule for both
 //!   directions with its ends exchanged: `inout` always, an iptables rule that accepts for its replies (a stateful rule
 //!   here), one that drops for everything.
 //! - `order` sorts the chains by priority into one sequence, finds those that do nothing but what port security does here, and
@@ -15,6 +15,8 @@
 //! What has no exact equal is left out and told as a [`Remark`] with its line, in the result's `remarks` and in a comment of the
 //! text. Nothing is guessed.
 
+mod attributes;
+mod domain;
 mod emit;
 mod order;
 mod rule;
@@ -94,10 +96,10 @@ pub fn import(file: &Path, domain: Option<&Path>) -> Result<Import, ImportError>
     let mut library = xml::Library::new(file);
     let filter = library.add(&document)?;
     let interfaces = match domain {
-        None => vec![xml::Interface::stand_in()],
+        None => vec![domain::Interface::stand_in()],
         Some(path) => {
             let text = xml::read(path)?;
-            xml::interfaces(&xml::Text::parse(path, &text)?, &filter.name)?
+            domain::interfaces(&xml::Text::parse(path, &text)?, &filter.name)?
         }
     };
     let mut remarks = Vec::new();

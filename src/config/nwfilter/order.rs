@@ -1,7 +1,8 @@
 //! All rules in one order, and the two mechanisms in one list.
 
 use super::Remark;
-use super::rule::{Layer, Outcome, convert};
+use super::attributes::Layer;
+use super::rule::{Outcome, convert};
 use super::xml::{Placed, RawRule, Variables, What};
 use crate::policy::rule::{Action, Kind, Rule};
 use crate::policy::subject::{Family, State};
@@ -43,7 +44,12 @@ pub(super) fn policy(
             continue;
         }
         match found.outcome {
-            Ok(Outcome::Rules { layer, rules }) => {
+            Ok(Outcome::Rules {
+                guards_ip,
+                layer,
+                rules,
+            }) => {
+                policy.guards_ip |= guards_ip;
                 for (is_outbound, rule) in rules {
                     layers.list(layer, is_outbound).push(rule);
                 }
@@ -82,6 +88,7 @@ fn judge(placed: Placed) -> Judged {
             chain: String::new(),
             raw: None,
             outcome: Ok(Outcome::Rules {
+                guards_ip: false,
                 layer: Layer::Two,
                 rules: vec![(is_outbound, *rule)],
             }),
@@ -132,6 +139,7 @@ fn guard_of(rules: &[&Judged]) -> Option<(bool, bool)> {
         Ok(Outcome::Rules {
             layer: Layer::Two,
             rules,
+            ..
         }) => matches!(
             rules.as_slice(),
             [(true, rule)] if rule.action == Action::Deny && is_unconditional(rule)

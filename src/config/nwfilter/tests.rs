@@ -285,6 +285,40 @@ fn what_guards_a_guest_s_own_addresses_is_port_security() {
     );
 }
 
+/// A source that is left to port security is bound by it, and what the domain tells is the guest's own all the same.
+#[test]
+fn an_own_address_is_never_widened() {
+    let accept = "<rule action='accept' direction='out'><ip srcipaddr='$IP'/></rule>\n\
+                  <rule action='drop' direction='inout' priority='1000'/>";
+    let (import, spec) = filter(accept);
+    assert_eq!(import.remarks, []);
+    assert_eq!(spec.ports[0].guard.ip, IpSpec::Dhcp);
+
+    let domain = "<domain><name>a</name><interface><mac address='52:54:00:00:00:0a'/>\
+        <filterref filter='f'><parameter name='IP' value='10.0.0.5'/></filterref></interface></domain>";
+    let body = format!("<filter name='f'>{accept}</filter>");
+    let (_, spec) = imported(&[("f", &body)], Some(domain));
+    let outbound = spec.ports[0].outbound.as_ref().unwrap();
+    assert_eq!(outbound[0].from, [prefix("10.0.0.5/32")]);
+
+    let own = "<filter name='f' chain='arp-own'>\
+        <rule action='return' direction='out'><arp arpsrcmacaddr='$MAC'/></rule>\
+        <rule action='return' direction='out'><arp arpsrcipaddr='$IP'/></rule>\
+        <rule action='drop' direction='out' priority='1000'/></filter>";
+    let (import, spec) = imported(&[("f", own)], Some(domain));
+    assert_eq!(import.remarks, []);
+    assert!(spec.ports[0].outbound.is_none());
+    let own = "<filter name='f' chain='ipv4-own'>\
+        <rule action='return' direction='out'><ip srcipaddr='$IP'/></rule>\
+        <rule action='drop' direction='out' priority='1000'/></filter>";
+    let (import, spec) = imported(&[("f", own)], Some(domain));
+    assert_eq!(import.remarks, []);
+    assert_eq!(
+        spec.ports[0].guard.ip,
+        IpSpec::Declared(vec!["10.0.0.5/32".parse().unwrap()])
+    );
+}
+
 #[test]
 fn a_domain_gives_addresses_and_parameters() {
     let domain = "<domain type='kvm'><name>web 1</name><devices>\n\

@@ -3,7 +3,7 @@
 //! A burst arrives sorted by receiver (see [`super::fanout`]). For each receiver: enter its ring once, reserve chains
 //! for all frames, then copy all frames. Reserving first lets the destinations' lines be on their way while earlier
 //! frames are copied. When everybody has been served and the sender has its buffers back, each receiver is published
-//! with one store and notified once ([`Egress::publish`]).
+//! with one store ([`Egress::publish`]), and when all locks are released those that want it are told ([`Egress::ring`]).
 //!
 //! - *Lost, never duplicated.* The sender's buffers are returned before a receiver is told: a switch that is killed
 //!   between the two loses the frames; the other way round, its successor would find them offered once more (O-1).
@@ -19,6 +19,7 @@ mod reserve;
 mod writer;
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, MutexGuard};
 
 use super::fanout::Frames;
 use super::generation::Ports;
@@ -26,9 +27,20 @@ use super::slot::FRAME_MAX;
 use super::slots::{Slots, Source};
 use crate::counters::{DropReason, MAX_PORTS, PortId, Tally};
 use crate::fabric::Fabric;
+use crate::memory::Call;
 use crate::port::lanes::{Fault, Lanes, MAX_PAIRS, RxLane};
 use crate::ring::{BURST, Slots as Places};
 use copy::PendingList;
+
+/// Receive rings of all ports, at most.
+const RINGS: usize = MAX_PORTS * MAX_PAIRS as usize;
+
+/// A receive ring with frames that are not published yet, and its lock.
+pub(crate) struct Entered<'a> {
+    to: &'a Lanes,
+    pair: u16,
+    slot: MutexGuard<'a, Option<RxLane>>,
+}
 
 /// Scratch of one worker for the way out.
 pub(crate) struct Egress {
@@ -41,6 +53,10 @@ pub(crate) struct Egress {
     tally: Tally,
     /// Receive rings that were written to in this burst, each once.
     unpublished: Vec<(PortId, u16)>,
+    /// Guests that want to be told of something.
+    calls: Vec<(PortId, Option<Arc<Call>>)>,
+    /// Rings that broke, each once, and what tells their front-ends.
+    broken: Vec<(PortId, Option<Arc<Call>>)>,
     /// Keys the choice of a receiver's queue, so that no guest can aim at one.
     flow_seed: u64,
     /// Copies that the burst came to, over all receivers: a broadcast costs its sender as many frames (F-5).
@@ -62,7 +78,9 @@ impl Egress {
             placed_bytes: 0,
             linear: vec![0; FRAME_MAX as usize],
             tally: Tally::new(),
-            unpublished: Vec::with_capacity(MAX_PORTS * usize::from(MAX_PAIRS)),
+            unpublished: Vec::with_capacity(RINGS),
+            calls: Vec::with_capacity(RINGS.saturating_add(1)), // the sender's own, too
+            broken: Vec::with_capacity(RINGS.saturating_add(1)),
             flow_seed: RandomState::new().hash_one(BURST),
             copies: 0,
             copied_bytes: 0,
@@ -87,35 +105,37 @@ impl Egress {
         )
     }
 
-    /// Delivers the frames of `list` to one receiver, in order.
-    pub(crate) fn deliver(
+    /// Delivers the frames of `list` to one receiver, in order. Its last ring stays entered, so that the receiver that
+    /// comes last, often the only one, need not be entered a second time to be published.
+    pub(crate) fn deliver<'a>(
         &mut self,
         source: Source<'_>,
         slots: &mut Slots,
         list: Frames,
-        to: &Lanes,
+        to: &'a Lanes,
         fabric: &Fabric,
-    ) {
+    ) -> Option<Entered<'a>> {
         let receiving = to.receiving();
         if receiving & receiving.wrapping_sub(1) == 0 {
-            let pair = u16::try_from(receiving.trailing_zeros()).unwrap_or(u16::MAX);
-            self.visit(source, slots, list, to, pair, fabric);
+            // When none receives, the first ring's books note the loss.
+            let pair = receiving.trailing_zeros() % u32::BITS;
+            let pair = u16::try_from(pair).unwrap_or(0);
+            self.visit(source, slots, list, to, pair, fabric)
         } else {
-            self.spread(source, slots, list, to, receiving, fabric);
+            self.spread(source, slots, list, to, receiving, fabric)
         }
-        to.counters().add_egress(&mut self.tally);
     }
 
     /// A receiver with several queues: a flow stays on one of them, so that it keeps its order.
-    fn spread(
+    fn spread<'a>(
         &mut self,
         source: Source<'_>,
         slots: &mut Slots,
         list: Frames,
-        to: &Lanes,
+        to: &'a Lanes,
         receiving: u32,
         fabric: &Fabric,
-    ) {
+    ) -> Option<Entered<'a>> {
         let count = receiving.count_ones().max(1);
         let mut shares = [Frames::default(); MAX_PAIRS as usize];
         for index in list {
@@ -127,41 +147,66 @@ impl Egress {
             }
         }
         let mut left = receiving;
+        let mut entered = None;
         for share in shares {
             let pair = u16::try_from(left.trailing_zeros()).unwrap_or(u16::MAX);
             left &= left.wrapping_sub(1);
             if !share.is_empty() {
-                self.visit(source, slots, share, to, pair, fabric);
+                self.leave(entered.take());
+                entered = self.visit(source, slots, share, to, pair, fabric);
             }
         }
+        entered
     }
 
-    /// One visit to one receive ring.
-    fn visit(
+    /// One visit to one receive ring, its lock held. Nothing when nothing is to be published.
+    fn visit<'a>(
         &mut self,
         source: Source<'_>,
         slots: &mut Slots,
         list: Frames,
-        to: &Lanes,
+        to: &'a Lanes,
         pair: u16,
         fabric: &Fabric,
-    ) {
-        let mut guard = to.rx(pair);
-        let lane = guard.as_mut().and_then(|slot| slot.as_mut());
-        let Some(lane) = lane.filter(|_| !to.faulted()) else {
-            return self.lose_all(slots, list, DropReason::ReceiverDown);
+    ) -> Option<Entered<'a>> {
+        let mut slot = to.rx(pair)?;
+        let lane = slot
+            .as_mut()
+            .filter(|_| !to.faulted() && to.receiving() != 0);
+        let has_frames = match lane {
+            Some(lane) => self.fill(source, slots, list, lane, to, fabric),
+            None => {
+                self.lose_all(slots, list, DropReason::ReceiverDown);
+                false
+            }
         };
+        to.counters().add_egress(pair.into(), &mut self.tally);
+        has_frames.then_some(Entered { to, pair, slot })
+    }
+
+    /// Fills a receive ring; whether there is anything to be published then.
+    fn fill(
+        &mut self,
+        source: Source<'_>,
+        slots: &mut Slots,
+        list: Frames,
+        lane: &mut RxLane,
+        to: &Lanes,
+        fabric: &Fabric,
+    ) -> bool {
         if lane.broken.is_some() {
-            return self.lose_all(slots, list, DropReason::ReceiverFault);
+            self.lose_all(slots, list, DropReason::ReceiverFault);
+            return false;
         }
         if let Err(broken) = lane.ring.begin() {
             if lane.ring.memory().faulted() {
                 to.raise(Fault::MemoryLost);
-                return self.lose_all(slots, list, DropReason::ReceiverFault);
+            } else {
+                lane.broken = Some(broken);
+                self.broke(to, lane.err.clone());
             }
-            lane.broken = Some(broken);
-            to.counters().events.faults.increment();
-            return self.lose_all(slots, list, DropReason::ReceiverFault);
+            self.lose_all(slots, list, DropReason::ReceiverFault);
+            return false;
         }
         self.reserve(source, slots, list, lane, to, fabric);
         #[cfg(portcullis_mutant = "reread")]
@@ -176,31 +221,72 @@ impl Egress {
             .events
             .malformed_chains
             .add(u64::from(malformed.count));
-        if self.conclude(source, slots, lane, to) && !std::mem::replace(&mut lane.unpublished, true)
+        self.conclude(source, slots, lane, to)
+    }
+
+    /// Leaves a ring that is to be published later.
+    pub(crate) fn leave(&mut self, entered: Option<Entered<'_>>) {
+        if let Some(Entered { to, pair, mut slot }) = entered
+            && let Some(lane) = slot.as_mut()
+            && !std::mem::replace(&mut lane.unpublished, true)
         {
             self.unpublished.push((to.id(), pair));
         }
     }
 
-    /// Tells every receiver of the burst what it has got. To be called when the sender's buffers have been returned.
-    pub(crate) fn publish(&mut self, ports: &Ports) {
-        for (port, pair) in self.unpublished.drain(..) {
+    /// Publishes what every receiver of the burst has got, the one that was not left among them. To be called when the
+    /// sender's buffers have been returned.
+    pub(crate) fn publish(&mut self, entered: Option<Entered<'_>>, ports: &Ports) {
+        if let Some(Entered { to, mut slot, .. }) = entered
+            && let Some(lane) = slot.as_mut()
+        {
+            self.publish_one(lane, to);
+        }
+        while let Some((port, pair)) = self.unpublished.pop() {
             let Some(to) = ports.get(port) else {
                 continue;
             };
-            let mut guard = to.rx(pair);
-            let Some(lane) = guard.as_mut().and_then(|slot| slot.as_mut()) else {
+            if let Some(mut slot) = to.rx(pair)
+                && let Some(lane) = slot.as_mut()
+                && lane.unpublished
+            {
+                self.publish_one(lane, to);
+            }
+        }
+    }
+
+    fn publish_one(&mut self, lane: &mut RxLane, to: &Lanes) {
+        lane.unpublished = false;
+        if lane.ring.publish() {
+            self.call(to, lane.call.clone());
+        } else {
+            to.counters().events.calls_suppressed.increment();
+        }
+    }
+
+    /// Notes that a guest wants to be told: see [`ring`](Self::ring).
+    pub(crate) fn call(&mut self, to: &Lanes, call: Option<Arc<Call>>) {
+        self.calls.push((to.id(), call)); // once for each ring of the burst: it does not grow
+    }
+
+    /// Notes a ring that broke: its front-end is told by [`ring`](Self::ring).
+    #[cold]
+    pub(crate) fn broke(&mut self, of: &Lanes, err: Option<Arc<Call>>) {
+        self.broken.push((of.id(), err)); // once for each ring: it does not grow
+    }
+
+    /// Tells the guests that want to be told. To be called when every lock is released: a call may wait, for a hostile
+    /// front-end's descriptor.
+    pub(crate) fn ring(&mut self, ports: &Ports) {
+        for (port, err) in self.broken.drain(..) {
+            if let Some(lanes) = ports.get(port) {
+                lanes.ring_broke(err);
+            }
+        }
+        for (port, call) in self.calls.drain(..) {
+            let Some(to) = ports.get(port) else {
                 continue;
             };
-            if !std::mem::replace(&mut lane.unpublished, false) {
-                continue;
-            }
-            if !lane.ring.publish() {
-                to.counters().events.calls_suppressed.increment();
-                continue;
-            }
-            let call = lane.call.clone();
-            drop(guard);
             to.counters().events.calls.increment();
             // A front-end whose call has blocked once is not waited for again, however many queues it has.
             if !to.faulted() && call.is_some_and(|call| call.ring().is_err()) {

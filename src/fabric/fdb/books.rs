@@ -22,17 +22,20 @@ pub(super) struct Books {
     links: Box<[Link]>,
     ends: Box<[Ends]>,
     counts: Box<[u32]>,
+    /// The most that each port may learn.
+    caps: Box<[u32]>,
     total: u32,
     /// Where the next search for expired entries begins: a bucket.
     pub(super) hand: u32,
 }
 
 impl Books {
-    pub(super) fn new(slots: usize) -> Self {
+    pub(super) fn new(slots: usize, cap: u32) -> Self {
         Self {
             links: vec![Link::default(); slots].into(),
             ends: vec![Ends::default(); MAX_PORTS].into(),
             counts: vec![0; MAX_PORTS].into(),
+            caps: vec![cap; MAX_PORTS].into(),
             total: 0,
             hand: 0,
         }
@@ -41,6 +44,18 @@ impl Books {
     /// How many entries the port has learned.
     pub(super) fn count(&self, port: PortId) -> u32 {
         self.counts.get(port.index()).copied().unwrap_or(0)
+    }
+
+    /// Whether the port has learned as many as it may.
+    pub(super) fn is_full(&self, port: PortId) -> bool {
+        self.count(port) >= self.caps.get(port.index()).copied().unwrap_or(0)
+    }
+
+    /// Sets how many the port may learn.
+    pub(super) fn cap(&mut self, port: PortId, cap: u32) {
+        if let Some(place) = self.caps.get_mut(port.index()) {
+            *place = cap;
+        }
     }
 
     /// How many entries all ports have learned.

@@ -129,13 +129,19 @@ impl Fdb {
         // Two of five slots filled at capacity: hardly ever are both buckets of a key full.
         let buckets = (limits.capacity / 2).next_power_of_two().max(512);
         let table = Table::new(buckets.trailing_zeros());
-        let books = Mutex::new(Books::new(table.slots()));
+        let books = Mutex::new(Books::new(table.slots(), limits.per_port));
         Self {
             limits,
             table,
             statics: AtomicU32::new(0),
             books,
         }
+    }
+
+    /// Lets a port learn so many addresses, where that is less than what all may; at least one. What it has learned stays.
+    pub fn cap_port(&self, port: PortId, most: u32) {
+        let most = most.clamp(1, self.limits.per_port.max(1));
+        self.books().cap(port, most);
     }
 
     /// The bounds that it was made with.
@@ -278,7 +284,7 @@ impl Fdb {
 
     /// A learned station is on another port now. Its entry stays in its slot and changes hands.
     fn move_to(&self, books: &mut Books, source: PortId, found: Found, now: u32) -> Found {
-        if books.count(source) >= self.limits.per_port {
+        if books.is_full(source) {
             self.evict_from(books, source, now);
         }
         if let Some(before) = found.word.port() {
@@ -295,7 +301,7 @@ impl Fdb {
 
     fn insert(&self, books: &mut Books, source: PortId, key: Key, now: u32) -> Option<Found> {
         let (slot, identity) = self.vacancy(books, source, key, now)?;
-        if books.count(source) >= self.limits.per_port {
+        if books.is_full(source) {
             self.evict_from(books, source, now);
         } else if books.total() >= self.limits.capacity && !self.make_room(books, source, now) {
             return None;

@@ -565,3 +565,25 @@ fn entries_can_be_listed_in_pages_without_missing_one_that_stays() {
     assert!((0..1000).all(|n| seen.contains(&mac(n))));
     assert_eq!(fdb.entries_from(u32::MAX, at(1)).count(), 0);
 }
+
+#[test]
+fn e_3_a_port_may_be_capped_below_the_others() {
+    let fdb = Fdb::new(FdbLimits {
+        capacity: 1000,
+        per_port: 100,
+        ageing: 300,
+        ports: 4,
+    });
+    let (small, other) = (PortId::new(1).unwrap(), PortId::new(2).unwrap());
+    fdb.cap_port(small, 3);
+    for n in 0..50u64 {
+        for port in [small, other] {
+            let mac = Mac::from_bits(0x5254_0000_0000 | u64::from(port.get()) << 16 | n);
+            fdb.learn(port, Vid::DEFAULT, mac, Tick::ZERO).unwrap();
+        }
+    }
+    assert_eq!((fdb.learned(small), fdb.learned(other)), (3, 50));
+    // The newest are the ones that stay.
+    let newest = Mac::from_bits(0x5254_0000_0000 | 1 << 16 | 49);
+    assert_eq!(fdb.lookup(Vid::DEFAULT, newest, Tick::ZERO), Some(small));
+}

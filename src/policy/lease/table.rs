@@ -27,7 +27,7 @@ const NEW_AT_ONCE: u64 = 32;
 #[derive(Debug, Default)]
 struct Place {
     state: AtomicU64,
-    /// Whom an address was granted to, hashed.
+    /// Family, segment and client: see [`Key`].
     who: AtomicU64,
     high: AtomicU64,
     low: AtomicU64,
@@ -109,10 +109,11 @@ impl Place {
 
     fn is(&self, key: Key) -> bool {
         let before = self.state.load(Ordering::Acquire);
-        if before & END == 0 || self.key() != key {
-            return false;
-        }
-        // The lease may have got another end meanwhile; what counts is that it was there all the time.
+        before & END != 0 && self.key() == key && self.was_filled_since(before)
+    }
+
+    /// Whether the lease that was there in the state `before` was there all the time since. It may have got another end.
+    fn was_filled_since(&self, before: u64) -> bool {
         let after = self.state.load(Ordering::Acquire);
         after & END != 0 && after >> 48 == before >> 48
     }
@@ -361,5 +362,60 @@ fn changed_if(changed: bool) -> Applied {
         Applied::Changed
     } else {
         Applied::Nothing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_changed_since_it_was_looked_at_is_found_out() {
+        let client = Mac::new([2, 0, 0, 0, 0, 1]);
+        let key = |low: u8| {
+            let address = IpAddr::from([10, 0, 0, low]);
+            Key::new(address, Binding { client, vid: 1 })
+        };
+        let place = Place::default();
+        assert!(!place.is(key(1)));
+        place.fill(key(1), 1000);
+        let seen = place.state.load(Ordering::Acquire);
+        assert!(place.is(key(1)) && !place.is(key(2)));
+        place.renew(2000);
+        assert!(place.was_filled_since(seen) && place.is(key(1)));
+        place.free();
+        assert!(!place.was_filled_since(seen) && !place.is(key(1)));
+        // Even if it is filled with the same again, and with the same end.
+        place.fill(key(1), 1000);
+        assert!(!place.was_filled_since(seen) && place.is(key(1)));
+        let seen = place.state.load(Ordering::Acquire);
+        place.free();
+        place.fill(key(2), 1000);
+        assert!(!place.was_filled_since(seen));
+    }
+
+    #[test]
+    fn a_key_tells_families_segments_and_clients_apart() {
+        let [a, b] = [1, 2].map(|last| Mac::new([0xfe, 0xff, 0xff, 0xff, 0xff, last]));
+        let binding = |client, vid| Binding { client, vid };
+        let v4 = IpAddr::from([10, 0, 0, 1]);
+        let v6: IpAddr = "::10.0.0.1".parse().expect("an address");
+        let keys = [
+            Key::new(v4, binding(a, 1)),
+            Key::new(v4, binding(b, 1)),
+            Key::new(v4, binding(a, 4094)),
+            Key::new(v6, binding(a, 1)),
+        ];
+        for (at, key) in keys.iter().enumerate() {
+            assert_eq!(keys.iter().filter(|other| *other == key).count(), 1, "{at}");
+        }
+        assert_eq!(
+            (keys[2].binding(), keys[2].address()),
+            (binding(a, 4094), v4)
+        );
+        assert_eq!((keys[3].binding(), keys[3].address()), (binding(a, 1), v6));
+        assert_eq!(keys[0].anyones(), keys[1].anyones());
+        assert_ne!(keys[0].anyones(), keys[2].anyones());
+        assert_ne!(keys[0].anyones(), keys[3].anyones());
     }
 }

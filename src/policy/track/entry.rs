@@ -34,6 +34,8 @@ use crate::policy::rule::RuleId;
 
 pub(super) const WORDS: usize = 32;
 
+const _: () = assert!(size_of::<[AtomicU32; WORDS]>() == 128);
+
 /// There is a connection.
 pub(super) const LIVE: u32 = 1 << 1;
 /// It is half open, and counted as such.

@@ -8,19 +8,16 @@
 //! One thread at a time changes the index (the holder of the table's lock); others read meanwhile. A connection that moves
 //! to another bucket is missing for a moment, so a reader that found nothing asks [`Index::is_calm`] whether to believe it.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
-use super::slab::Lines;
+use super::slab::Chunks;
 
 /// Slots of a bucket.
 const WAYS: usize = 16;
 /// Entries in a bucket, on average, from which on the next one is divided.
 const FILL: u32 = 8;
-const FIRST_BITS: u32 = 6;
-/// Buckets of the first chunk; the second has as many, and each further one twice as many as the one before.
-const FIRST: u32 = 1 << FIRST_BITS;
-const CHUNKS: usize = 15;
+/// Buckets in the beginning.
+const FIRST: u32 = 64;
 
 /// A word of a bucket: a tag, never 0, above the number of a slot. 0: empty.
 const SLOT_BITS: u32 = 23;
@@ -32,7 +29,7 @@ type Bucket = [AtomicU32; WAYS];
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    chunks: [OnceLock<Lines>; CHUNKS],
+    chunks: Chunks,
     /// How many buckets are in use.
     buckets: AtomicU32,
     /// Odd while a bucket is being divided.
@@ -62,21 +59,10 @@ fn address(selector: u32, buckets: u32) -> u32 {
 impl Index {
     /// Sees to memory for `entries`.
     pub(super) fn grow(&self, entries: u32) {
-        let most = entries / FILL;
-        let mut have = 0u32;
-        for (n, chunk) in self.chunks.iter().enumerate() {
-            let buckets = FIRST << n.saturating_sub(1);
-            if chunk.get().is_none() {
-                if n != 0 && have >= most {
-                    break;
-                }
-                let Some(lines) = Lines::new(buckets as usize * WAYS) else {
-                    break;
-                };
-                // Whoever else grows it at the same time was as good.
-                let _ = chunk.set(lines);
-            }
-            have = have.saturating_add(buckets);
+        // One more than are needed for the last one to be divided.
+        let most = (entries / FILL).saturating_add(1).max(FIRST);
+        if self.chunks.grow(most, WAYS) < FIRST {
+            return;
         }
         if self.buckets.load(Ordering::Relaxed) == 0 {
             self.buckets.store(FIRST, Ordering::Release);
@@ -85,14 +71,8 @@ impl Index {
 
     #[inline(always)]
     fn bucket(&self, n: u32) -> Option<&Bucket> {
-        let chunk = (u32::BITS - (n >> FIRST_BITS).leading_zeros()) as usize;
-        let first = if chunk == 0 {
-            0
-        } else {
-            1u32 << (FIRST_BITS as usize + chunk - 1)
-        };
-        let at = n.wrapping_sub(first) as usize;
-        self.chunks.get(chunk)?.get()?.get(at * WAYS)
+        let (chunk, at) = self.chunks.place(n)?;
+        chunk.get(at * WAYS)
     }
 
     fn pair(&self, hash: u64) -> [Option<&Bucket>; 2] {

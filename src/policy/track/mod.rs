@@ -45,6 +45,8 @@ mod seats;
 mod slab;
 mod table;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
@@ -60,10 +62,10 @@ use self::key::{Class, Key};
 use self::phase::Settings;
 use self::quote::Quote;
 use self::seats::Seats;
-use self::table::{Found, MAX_FLOWS, Opening, Table};
+use self::table::{Found, Opening, Table};
 use self::tcp::{Segment, Step, Window};
 use super::digest::Digest;
-use super::spec::TrackingSpec;
+use super::spec::{ConnectionQuota, TrackingSpec};
 use super::subject::State;
 use crate::clock::Tick;
 use crate::counters::{DropReason, MAX_PORTS, PortId};
@@ -107,11 +109,22 @@ impl Tracker {
     /// A port has at most 4,194,304 connections, whatever `per_port` says; timeouts are between 1 s and 524,287 s.
     pub fn reconfigure(&self, spec: &TrackingSpec, ports: usize) {
         let slots = (0u16..).map_while(PortId::new).zip(&self.tables);
+        let quota = ConnectionQuota {
+            connections: spec.per_port,
+            half_open: spec.half_open_per_port,
+            new_per_second: spec.new_per_second,
+        };
         for (port, slot) in slots.take(ports) {
-            slot.get_or_init(|| Box::new(Table::new(port)))
-                .grow(spec.per_port);
+            slot.get_or_init(|| Box::new(Table::new(port))).bind(quota);
         }
-        self.settings.set(spec, MAX_FLOWS);
+        self.settings.set(spec);
+    }
+
+    /// Sets the bounds of one port that are not those of all; to be said again after [`Tracker::reconfigure`].
+    pub fn bind(&self, port: PortId, quota: ConnectionQuota) {
+        if let Some(table) = self.table(port) {
+            table.bind(quota);
+        }
     }
 
     /// A seat for a worker; `None` when 64 are taken.

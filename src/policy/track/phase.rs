@@ -1,10 +1,10 @@
 //! How far a connection is, and how long it is kept there.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use serde::Serialize;
 
-use crate::policy::spec::{Rate, Timeouts, TrackingSpec};
+use crate::policy::spec::{Timeouts, TrackingSpec};
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -61,11 +61,7 @@ pub(super) const MAX_TIMEOUT: u32 = (1 << 19) - 1;
 /// The bounds in force. Replaced word by word: each is read alone.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
-    pub(super) per_port: AtomicU32,
-    pub(super) half_open: AtomicU32,
     loose: AtomicBool,
-    rate: AtomicU64,
-    burst: AtomicU64,
     opening: AtomicU32,
     established: AtomicU32,
     closing: AtomicU32,
@@ -75,12 +71,8 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn set(&self, spec: &TrackingSpec, most: u32) {
-        self.per_port.store(spec.per_port.min(most), Relaxed);
-        self.half_open.store(spec.half_open_per_port, Relaxed);
+    pub(super) fn set(&self, spec: &TrackingSpec) {
         self.loose.store(spec.loose, Relaxed);
-        self.rate.store(spec.new_per_second.per_second, Relaxed);
-        self.burst.store(spec.new_per_second.burst, Relaxed);
         let Timeouts {
             tcp_opening,
             tcp_established,
@@ -103,13 +95,6 @@ impl Settings {
 
     pub(super) fn is_loose(&self) -> bool {
         self.loose.load(Relaxed)
-    }
-
-    pub(super) fn rate(&self) -> Rate {
-        Rate {
-            per_second: self.rate.load(Relaxed),
-            burst: self.burst.load(Relaxed),
-        }
     }
 
     /// Seconds without a packet after which a connection in that phase has ended.

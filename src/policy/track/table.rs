@@ -16,6 +16,7 @@ use super::tcp::{self, Window};
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId};
 use crate::frame::{Mac, protocol};
+use crate::policy::spec::ConnectionQuota;
 
 /// Places beyond the bound of connections: for such as have ended and cannot be given away yet.
 const SPARE: u32 = 1024;
@@ -46,6 +47,8 @@ pub struct Turnover {
 
 #[derive(Debug, Default)]
 pub(super) struct Books {
+    /// What the port may have open.
+    quota: Option<ConnectionQuota>,
     /// Places that there are.
     slots: u32,
     /// Places that were used at least once.
@@ -54,8 +57,9 @@ pub(super) struct Books {
     ended: List,
     /// Half-open connections, in the order of their opening; some are no longer, and are taken out when met.
     half: List,
-    /// Where the next look for what has expired begins.
+    /// Where the next look for room begins, and where the sweep has come to.
     hand: u32,
+    swept: u32,
     /// Thousandths of a connection that may still be opened, and when that was reckoned.
     tokens: u64,
     reckoned: Tick,
@@ -115,9 +119,17 @@ impl Table {
         }
     }
 
-    /// Sees to memory for so many connections; none is used before they come.
-    pub(super) fn grow(&self, flows: u32) {
-        let flows = flows.min(MAX_FLOWS);
+    /// Sets the port's own bounds, and sees to memory for so many connections; none is used before they come.
+    pub(super) fn bind(&self, quota: ConnectionQuota) {
+        let flows = quota.connections.min(MAX_FLOWS);
+        self.grow(flows);
+        self.lock().quota = Some(ConnectionQuota {
+            connections: flows,
+            ..quota
+        });
+    }
+
+    fn grow(&self, flows: u32) {
         let have = self.slab.grow(flows.saturating_add(SPARE));
         self.index.grow(flows);
         self.lock().slots = have;
@@ -261,19 +273,23 @@ impl Table {
         opening: &Opening<'_>,
         hash: u64,
     ) -> Result<FlowRef, DropReason> {
-        if !books.may_open(settings, opening.now) {
+        if !books.may_open(opening.now) {
             return Err(DropReason::ConnectionRate);
         }
-        let (half, all) = (&settings.half_open, &settings.per_port);
-        if self.half_open() >= half.load(Relaxed) {
+        if !self.has_place(books, seats) {
+            return Err(DropReason::ConnectionLimit);
+        }
+        self.tidy(books);
+        let quota = books.quota.ok_or(DropReason::ConnectionLimit)?;
+        if self.half_open() >= quota.half_open {
             self.make_room(books, seats, settings, opening.now);
-            if self.half_open() >= half.load(Relaxed) {
+            if self.half_open() >= quota.half_open {
                 return Err(DropReason::HalfOpenLimit);
             }
         }
-        if self.live() >= all.load(Relaxed) {
+        if self.live() >= quota.connections {
             self.make_room(books, seats, settings, opening.now);
-            if self.live() >= all.load(Relaxed) {
+            if self.live() >= quota.connections {
                 return Err(DropReason::ConnectionLimit);
             }
         }
@@ -303,6 +319,15 @@ impl Table {
         })
     }
 
+    /// Whether [`Table::place`] has one: asked before anything ends to make room.
+    fn has_place(&self, books: &Books, seats: &Seats) -> bool {
+        let vacated = books.ended.first.checked_sub(1);
+        books.used < books.slots
+            || vacated
+                .and_then(|slot| self.slab.links(slot))
+                .is_some_and(|links| seats.is_past(links[BACK].load(Relaxed)))
+    }
+
     /// A place for another connection: one that has been vacated for long enough, or a new one.
     fn place(&self, books: &mut Books, seats: &Seats) -> Option<u32> {
         if let Some(slot) = books.ended.first.checked_sub(1) {
@@ -327,8 +352,9 @@ impl Table {
     /// Ends what has expired or is over among the next few, and else the oldest that is half open; never an
     /// established one.
     fn make_room(&self, books: &mut Books, seats: &Seats, settings: &Settings, now: Tick) {
-        let ended = self.sweep(books, seats, settings, now, EFFORT, true);
-        if ended > 0 && self.half_open() < settings.half_open.load(Relaxed) {
+        let ended = self.look_for_room(books, seats, settings, now);
+        let half = books.quota.map_or(0, |quota| quota.half_open);
+        if ended > 0 && self.half_open() < half {
             return;
         }
         for _ in 0..EFFORT {
@@ -345,39 +371,74 @@ impl Table {
         }
     }
 
-    /// Looks at the next `budget` places for connections that have expired, also at such as are over if there is
-    /// need of room. Returns how many it ended.
-    pub(super) fn sweep(
+    /// Takes answered connections off the head of the list of half-open ones: more than one opening puts in, so that
+    /// hardly any is left to pass over when there is need of room.
+    fn tidy(&self, books: &mut Books) {
+        for _ in 0..2 {
+            match books.half.first.checked_sub(1) {
+                Some(slot)
+                    if self
+                        .live_at(slot)
+                        .is_none_or(|found| found.header & HALF == 0) =>
+                {
+                    self.unlist(books, slot);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Ends what has expired or is over among the next few places; returns how many.
+    fn look_for_room(
         &self,
         books: &mut Books,
         seats: &Seats,
         settings: &Settings,
         now: Tick,
-        budget: u32,
+    ) -> u32 {
+        let from = books.hand;
+        books.hand = after(from, EFFORT, books.used);
+        self.end_expired(books, seats, settings, now, (from, EFFORT), true)
+    }
+
+    /// Ends what has expired among the next `count` places of the sweep. Returns how many it ended, and whether it
+    /// has come to the end of the table.
+    pub(super) fn sweep(
+        &self,
+        seats: &Seats,
+        settings: &Settings,
+        now: Tick,
+        count: u32,
+    ) -> (u32, bool) {
+        let books = &mut *self.lock();
+        let from = books.swept;
+        books.swept = after(from, count, books.used);
+        let ended = self.end_expired(books, seats, settings, now, (from, count), false);
+        (ended, books.swept == 0)
+    }
+
+    fn end_expired(
+        &self,
+        books: &mut Books,
+        seats: &Seats,
+        settings: &Settings,
+        now: Tick,
+        (from, count): (u32, u32),
         in_need: bool,
     ) -> u32 {
-        let mut ended = 0;
-        for _ in 0..budget.min(books.used) {
-            let slot = if books.hand < books.used {
-                books.hand
-            } else {
-                0
-            };
-            books.hand = slot + 1;
-            let Some(found) = self.live_at(slot) else {
-                continue;
-            };
+        let mut ended = 0u32;
+        self.walk(books, from, count, |books, found| {
             if found.is_expired(settings, now) {
                 books.turnover.expired += 1;
             } else if !in_need || !found.phase().is_over() {
                 if found.header & HALF == 0 {
-                    self.unlist(books, slot);
+                    self.unlist(books, found.slot);
                 }
-                continue;
+                return;
             }
             self.end(books, seats, &found);
-            ended += 1;
-        }
+            ended = ended.saturating_add(1);
+        });
         ended
     }
 
@@ -399,15 +460,6 @@ impl Table {
             if let Some(found) = self.live_at(slot) {
                 show(books, found);
             }
-        }
-    }
-
-    /// How many used places there are from the hand of the sweep on.
-    pub(super) fn before_end(&self) -> u32 {
-        let books = self.lock();
-        match books.used.saturating_sub(books.hand) {
-            0 => books.used,
-            rest => rest,
         }
     }
 
@@ -481,6 +533,12 @@ impl Table {
     }
 }
 
+/// The place after `count` from `from` on, of `used`; the first again at the end.
+fn after(from: u32, count: u32, used: u32) -> u32 {
+    let next = from.saturating_add(count);
+    if next < used { next } else { 0 }
+}
+
 /// Writes a new connection into its place and shows it; returns its header.
 fn fill(entry: Entry<'_>, opening: &Opening<'_>) -> u32 {
     let (src, dst) = opening.macs;
@@ -499,9 +557,12 @@ fn fill(entry: Entry<'_>, opening: &Opening<'_>) -> u32 {
 
 impl Books {
     /// Whether the rate allows another connection; takes it off.
-    fn may_open(&mut self, settings: &Settings, now: Tick) -> bool {
+    fn may_open(&mut self, now: Tick) -> bool {
         const ONE: u64 = 1000;
-        let rate = settings.rate();
+        let rate = self
+            .quota
+            .map(|quota| quota.new_per_second)
+            .unwrap_or_default();
         if rate.per_second == 0 {
             return true;
         }

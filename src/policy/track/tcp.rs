@@ -13,9 +13,9 @@
 //! against what the *other* half said,
 //!
 //! 1. it does not run past the right edge that was offered (but for two numbers: a probe of a closed window, a FIN);
-//! 2. it does not lie further back than the greatest window: older data cannot be outstanding any more;
+//! 2. it does not lie further back than two of the greatest windows: what was outstanding, and what overtook it;
 //! 3. it acknowledges nothing that was not sent;
-//! 4. it acknowledges nothing that is older than a window.
+//! 4. it acknowledges nothing that is as old.
 //!
 //! # SYN and RST (RFC 5961)
 //!
@@ -56,6 +56,8 @@ const LOOSE: u32 = 1 << 7;
 const DATA: u32 = 1 << 8;
 /// The peer answered SYN as if there were no connection.
 const DOUBT: u32 = 1 << 9;
+/// The peer's first segment was a SYN of its own, without acknowledgment.
+const CROSSED: u32 = 1 << 10;
 
 /// RFC 7323, section 2.3: the greatest shift.
 const MAX_SCALE: u8 = 14;
@@ -63,6 +65,8 @@ const MAX_SCALE: u8 = 14;
 const MIN_WINDOW: u32 = 66_000;
 /// How far a segment may run past the right edge.
 const PROBE: i32 = 2;
+/// The greatest window that there is (RFC 7323, section 2.3).
+const MAX_WINDOW: i32 = 1 << 30;
 
 /// One half: see the head of this file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,25 +123,19 @@ impl Segment {
     #[inline]
     pub(super) fn read(digest: &Digest, frame: &Frame<'_>) -> Option<Self> {
         let at = usize::from(digest.transport);
-        let end = match digest.end {
-            // A frame longer than the digest's number can say.
-            0 => frame.layers().end,
-            end => usize::from(end),
-        };
-        let available = end.checked_sub(at)?;
+        let available = (digest.end as usize).checked_sub(at)?;
         let tcp = Tcp::parse(frame.bytes().get(at..)?, available).ok()?;
         let flags = tcp.flags() & (flag::SYN | flag::ACK | flag::FIN | flag::RST | flag::URG);
-        const LEGAL: [u8; 8] = [
-            flag::ACK,
-            flag::FIN | flag::ACK,
-            flag::SYN,
-            flag::SYN | flag::ACK,
-            flag::RST,
-            flag::RST | flag::ACK,
-            flag::ACK | flag::URG,
-            flag::FIN | flag::ACK | flag::URG,
-        ];
-        if !LEGAL.contains(&flags) {
+        // One bit for each combination of the lower six flags.
+        const LEGAL: u64 = 1 << flag::ACK
+            | 1 << (flag::FIN | flag::ACK)
+            | 1 << flag::SYN
+            | 1 << (flag::SYN | flag::ACK)
+            | 1 << flag::RST
+            | 1 << (flag::RST | flag::ACK)
+            | 1 << (flag::ACK | flag::URG)
+            | 1 << (flag::FIN | flag::ACK | flag::URG);
+        if LEGAL >> flags & 1 == 0 {
             return None;
         }
         let len = u32::try_from(available.checked_sub(tcp.header_len())?).ok()?;
@@ -202,6 +200,15 @@ impl Window {
         (self.word >> 16) << self.scale()
     }
 
+    /// How far back what is sent to it, or what it acknowledges, may lie: one window for what was outstanding when it was sent, one
+    /// for what overtook it.
+    #[inline(always)]
+    fn reach(&self) -> i32 {
+        let window = self.greatest().max(MIN_WINDOW);
+        // At most 2^31 - 2^15.
+        window.wrapping_mul(2).cast_signed()
+    }
+
     #[inline(always)]
     fn offer(&mut self, bytes: u32) {
         if bytes > self.greatest() {
@@ -257,14 +264,17 @@ impl Window {
             self.end = segment.end;
         }
         let bytes = self.offered(other, segment);
+        let before = self.greatest();
         self.offer(bytes.max(1));
         let mut marks = 0;
         if segment.has_data {
             marks |= DATA;
         }
         if segment.has(flag::ACK) {
-            let edge = segment.ack.wrapping_add(bytes);
             let is_first = !self.has(ACK);
+            // What its SYN offered counts from here, and is not taken back by a smaller window.
+            let offered = if is_first { bytes.max(before) } else { bytes };
+            let edge = segment.ack.wrapping_add(offered);
             if is_first || distance(self.acked, segment.ack) > 0 {
                 self.acked = segment.ack;
             }
@@ -290,20 +300,18 @@ impl Window {
         } else {
             self.end.wrapping_add(other.greatest())
         };
-        let theirs = other.greatest().max(MIN_WINDOW).cast_signed();
-        let ours = self.greatest().max(MIN_WINDOW).cast_signed();
-        // Picked up in the middle, a half's first segment need not have been its foremost.
-        let unsure = if (self.word | other.word) & LOOSE != 0 {
-            ours
-        } else {
-            0
-        };
-        let is_in_sequence = distance(limit, segment.end) <= PROBE
-            && distance(segment.end, self.end) <= theirs.wrapping_add(1);
+        let (mut theirs, mut ours, mut past, mut unsent) = (other.reach(), self.reach(), PROBE, 0);
+        if (self.word | other.word) & LOOSE != 0 {
+            // Picked up in the middle: what was said before, and how great the windows were, was not seen.
+            (past, unsent) = (theirs, ours);
+            (theirs, ours) = (MAX_WINDOW, MAX_WINDOW);
+        }
+        let is_in_sequence =
+            distance(limit, segment.end) <= past && distance(segment.end, self.end) <= theirs;
         let acknowledges = distance(other.end, segment.ack);
         let ends_twice = self.has(FIN) && distance(self.end, segment.end) > 0;
         is_in_sequence
-            && acknowledges <= unsure
+            && acknowledges <= unsent
             && acknowledges >= ours.wrapping_neg()
             && !ends_twice
     }
@@ -393,11 +401,12 @@ fn on_syn(
         // Simultaneous open (RFC 9293, section 3.5).
         (Direction::Reply, Phase::SynSent) if other.has(SYN) => {
             *own = Window::first(segment);
+            own.mark(CROSSED);
             Step::Pass
         }
         (Direction::Original, _) if !is_behind || other.has(DOUBT) => Step::Renew,
         (Direction::Original, _) => Step::Idle,
-        (Direction::Reply, _) if is_behind && own.has(SYN) => Step::Idle,
+        (Direction::Reply, _) if is_behind && own.has(CROSSED) => Step::Idle,
         (Direction::Reply, _) => Step::Invalid,
     }
 }
@@ -418,7 +427,7 @@ fn on_syn_ack(
         return Step::Pass;
     }
     // Simultaneous open: both sides repeat their SYN with an ACK. Or the answer, once more.
-    let is_repeated = own.has(SYN) && until(segment.end, own.end) && !phase.is_over();
+    let is_repeated = own.has(SYN) && until(segment.end, own.end);
     let fits = if other.has(ACK) || own.has(ACK) {
         own.admits(other, segment)
     } else {
@@ -480,8 +489,8 @@ fn on_rst(own: &mut Window, other: &Window, segment: &Segment) -> Step {
 fn on_early(own: &mut Window, other: &Window, segment: &Segment) -> Step {
     if !own.has(SEEN) {
         if other.has(LOOSE) {
-            let ahead = distance(other.end, segment.ack).unsigned_abs();
-            if ahead > other.greatest().max(MIN_WINDOW) {
+            let ahead = distance(other.end, segment.ack);
+            if !(MAX_WINDOW.wrapping_neg()..=other.reach()).contains(&ahead) {
                 return Step::Invalid;
             }
             *own = Window::first(segment);
@@ -500,8 +509,9 @@ fn on_early(own: &mut Window, other: &Window, segment: &Segment) -> Step {
         if !own.has(LOOSE) {
             return Step::Invalid;
         }
-        let back = distance(segment.end, own.end).unsigned_abs();
-        if back > own.greatest().max(MIN_WINDOW) {
+        // How great the peer's window is, was not seen.
+        let ahead = distance(own.end, segment.end);
+        if !(MAX_WINDOW.wrapping_neg()..=MAX_WINDOW).contains(&ahead) {
             return Step::Invalid;
         }
         own.follow(other, segment);

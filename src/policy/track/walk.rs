@@ -20,23 +20,22 @@ impl Tracker {
     pub fn sweep(&self, now: Tick, budget: u32) -> u64 {
         let tables = self.tables.len();
         let (mut ended, mut left) = (0u64, budget);
-        for _ in 0..tables {
+        // The table at which it stopped before comes first and last.
+        for _ in 0..=tables {
             let turn = self.turn.load(Relaxed) % tables;
-            if let Some(table) = self.tables.get(turn).and_then(|table| table.get())
-                && table.live() != 0
+            let table = self.tables.get(turn).and_then(|table| table.get());
+            let mut is_through = table.is_none_or(|table| table.live() == 0);
+            while let Some(table) = table
+                && !is_through
             {
-                let mut rest = table.before_end();
-                while rest > 0 && left > 0 {
-                    let step = rest.min(left).min(STEP);
-                    let books = &mut *table.lock();
-                    let gone = table.sweep(books, &self.seats, &self.settings, now, step, false);
-                    ended = ended.saturating_add(gone.into());
-                    rest = rest.saturating_sub(step);
-                    left = left.saturating_sub(step);
-                }
-                if rest > 0 {
+                if left == 0 {
                     return ended;
                 }
+                let step = left.min(STEP);
+                let (gone, is_end) = table.sweep(&self.seats, &self.settings, now, step);
+                ended = ended.saturating_add(gone.into());
+                left = left.saturating_sub(step);
+                is_through = is_end;
             }
             self.turn.store(turn.wrapping_add(1), Relaxed);
         }

@@ -78,6 +78,7 @@ enum Told {
     Stop(usize),
     Enable(usize, bool),
     Call(usize, bool),
+    Err(usize, bool),
     Announce([u8; 6]),
     Mtu(u16),
     Reset,
@@ -143,6 +144,11 @@ impl Device for Mock {
     fn set_call(&mut self, index: usize, call: Option<Arc<Call>>) {
         assert!(self.rings[index].is_some());
         self.told.push(Told::Call(index, call.is_some()));
+    }
+
+    fn set_err(&mut self, index: usize, err: Option<Arc<Call>>) {
+        assert!(self.rings[index].is_some());
+        self.told.push(Told::Err(index, err.is_some()));
     }
 
     fn announce(&mut self, mac: [u8; 6]) {

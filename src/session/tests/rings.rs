@@ -275,3 +275,22 @@ fn a_session_that_ends_stops_its_rings() {
     front.session.close(&mut front.device);
     assert_eq!(front.told(), [Told::Stop(0), Told::Stop(3)]);
 }
+
+#[test]
+fn an_error_descriptor_is_kept_through_a_restart_and_may_be_taken_back() {
+    let mut front = Front::new();
+    let _file = front.negotiate();
+    let err = event();
+    front.tell(SET_VRING_ERR, &1u64.to_ne_bytes(), &[err.as_fd()]);
+    front.start_ring(1);
+    let kept = |front: &Front| front.device.rings[1].as_ref().unwrap().0.err.is_some();
+    assert!(kept(&front));
+    front.told();
+    front.tell(SET_VRING_ERR, &0x101u64.to_ne_bytes(), &[]);
+    assert_eq!(front.told(), [Told::Err(1, false)]);
+    front.tell(SET_VRING_ERR, &1u64.to_ne_bytes(), &[err.as_fd()]);
+    assert_eq!(front.told(), [Told::Err(1, true)]);
+    front.ask(GET_VRING_BASE, PLAIN, &state(1, 0), &[]);
+    front.start_ring(1);
+    assert!(kept(&front), "forgotten by GET_VRING_BASE");
+}
