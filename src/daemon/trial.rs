@@ -209,13 +209,13 @@ impl Trial {
         }
         let mut stations = LookupCache::default();
         let destinations = self.fabric.ingress(now, &mut stations).forward(&admitted);
-        self.deliver(&admitted, destinations, to, &mut judge, told)
+        self.deliver(admitted, destinations, to, &mut judge, told)
     }
 
     /// The pairs.
     fn deliver(
         &self,
-        admitted: &Admitted<'_>,
+        admitted: Admitted<'_>,
         destinations: Destinations,
         to: Option<PortId>,
         judge: &mut Judge<'_>,
