@@ -7,4 +7,5 @@ mod forged;
 mod lab;
 mod laboratory;
 mod libvirt;
+mod policy;
 mod qemu;
