@@ -520,6 +520,37 @@ fn a_limit_lets_its_burst_through_and_then_its_rate() {
     assert!(passed <= 200 + start.elapsed().as_secs() + 1, "{passed}");
 }
 
+/// The receiver's limit is counted at the receiver, and costs nobody else.
+#[test]
+fn a_limit_of_what_a_port_is_sent_is_counted_at_the_receiver() {
+    let slow = card(3, "limits = { receive_frames = \"1/s burst 40\" }");
+    let switch = Switch::start(&[("a", &card(1, "")), ("b", &card(2, "")), ("c", &slow)]);
+    let mut a = switch.guest("a", mac(1));
+    let mut b = switch.guest("b", mac(2));
+    let mut c = switch.guest("c", mac(3));
+    let start = Instant::now();
+    send(
+        &switch,
+        "a",
+        &mut a,
+        &vec![frame(mac(3), mac(1), b"much"); 100],
+    );
+    let heard = all(&mut c).len() as u64;
+    let most = 40 + start.elapsed().as_secs() + 1;
+    assert!((40..=most).contains(&heard), "{heard}, 40 to {most}");
+    let books = switch.books("c");
+    assert_eq!((books.offered, books.delivered), (100, heard));
+    assert_eq!(books.undelivered, 100 - heard);
+    assert_eq!(switch.dropped("a", "receive-rate"), 100 - heard);
+    send(
+        &switch,
+        "a",
+        &mut a,
+        &vec![frame(mac(2), mac(1), b"much"); 100],
+    );
+    assert_eq!(all(&mut b).len(), 100);
+}
+
 /// A web server, a client with a list, and the table of a second one.
 fn pair(list: &str) -> [(&'static str, String); 2] {
     [
