@@ -240,7 +240,7 @@ impl Trial {
         let mut refusal = Refusal::from(DropReason::NoDestination);
         let asked = ports.iter().filter(|port| to.is_none_or(|to| to == *port));
         for port in asked {
-            let judged = judge.permit(*admitted, port);
+            let judged = judge.permit(admitted, port);
             let trace = judge.trace();
             let name = self.name(port);
             if let Some(state) = trace.state {
