@@ -186,7 +186,7 @@ impl Switch {
             .iter()
             .for_each(|lanes| fabric.fdb().flush_port(lanes.id()));
         let gate = Gate {
-            policy: Policy::new(1, lanes.iter().map(|lanes| lanes.id())),
+            policy: Policy::open(1, lanes.iter().map(|lanes| lanes.id())),
             fabric,
         };
         let victims = RECEIVERS
