@@ -9,8 +9,8 @@ use super::slots::{Slots, Source};
 use crate::clock::Tick;
 use crate::counters::DropReason;
 use crate::counters::drops::{DropLog, Dropped};
-use crate::fabric::{Destinations, Ingress, Kind};
-use crate::frame::{Frame, Mac};
+use crate::fabric::{Destinations, Ingress, Kind, Standing};
+use crate::frame::{Frame, Mac, Vid};
 use crate::policy::{Admitted, Judge, Policy, Refusal, Weight};
 
 /// What the frames of one burst are judged by.
@@ -29,6 +29,15 @@ pub(super) struct Court<'a> {
     pub(super) now: Tick,
     /// Frames that need more than to be copied.
     pub(super) special: Frames,
+    /// The present run: see [`Judge::again`].
+    pub(super) run: Option<Running<'a>>,
+}
+
+/// What the fabric has to say about a run of frames.
+#[derive(Clone, Copy)]
+pub(super) struct Running<'a> {
+    standing: Standing<'a>,
+    vid: Vid,
 }
 
 impl Court<'_> {
@@ -87,9 +96,30 @@ impl Court<'_> {
         Ok(())
     }
 
-    /// Guard, fabric, permit.
+    /// Guard, fabric, permit; or nothing of it, for a frame like one before it.
     #[inline(always)]
     fn pass(&mut self, slot: &mut Slot, index: u8, fanout: &mut Fanout) -> Result<(), Refusal> {
+        if let Some(run) = &self.run
+            && run.standing.holds()
+            && let Some(permit) = self.judge.again(slot.beginning(), slot.len, || {
+                Frame::parse(slot.snapshot(), slot.len).ok()
+            })
+        {
+            fanout.push(&permit, index);
+            slot.vid = run.vid;
+            return Ok(());
+        }
+        self.pass_alone(slot, index, fanout)
+    }
+
+    /// Guard, fabric, permit.
+    #[inline(never)]
+    fn pass_alone(
+        &mut self,
+        slot: &mut Slot,
+        index: u8,
+        fanout: &mut Fanout,
+    ) -> Result<(), Refusal> {
         if self.gate.policy.watches_leases() {
             self.see_whole(slot, index);
         }
@@ -112,6 +142,13 @@ impl Court<'_> {
         };
         slot.vid = vid;
         slot.tagged = tagged;
+        if let (Ok(()), Kind::Port(to), Some(standing)) =
+            (noted, destinations.kind(), self.ingress.standing())
+        {
+            if self.judge.begin_run(slot.beginning(), slot.len, to) {
+                self.run = Some(Running { standing, vid });
+            }
+        }
         noted
     }
 

@@ -12,7 +12,7 @@ use super::offload::Offload;
 use crate::counters::DropReason;
 use crate::frame::{Frame, Vid, vlan};
 use crate::memory::{Extent, GuestMemory, Near};
-use crate::policy::Weight;
+use crate::policy::{HEAD, Weight};
 use crate::ring::Chain;
 use crate::ring::vnet::VnetHeader;
 
@@ -241,6 +241,14 @@ impl Slot {
         self.head
             .get(HEADER_MAX..HEADER_MAX + have)
             .unwrap_or_default()
+    }
+
+    /// The first bytes of the frame, whatever they are past its end.
+    #[inline(always)]
+    pub(crate) fn beginning(&self) -> &[u8; HEAD] {
+        const NOTHING: &[u8; HEAD] = &[0; HEAD];
+        let beginning = self.head.get(HEADER_MAX..).and_then(<[u8]>::first_chunk);
+        beginning.unwrap_or(NOTHING) // it is always there
     }
 
     /// Whether the frame is longer than its snapshot, and the snapshot may still grow.

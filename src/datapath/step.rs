@@ -240,6 +240,7 @@ impl Step {
             drops: &lanes.counters().drops,
             now,
             special: Frames::default(),
+            run: None,
         };
         let answers = court.sit(&mut self.slots, &mut self.fanout);
         drop(court);
@@ -332,6 +333,7 @@ impl Step {
             drops: &lanes.counters().drops,
             now,
             special: Frames::default(),
+            run: None,
         };
         court.sit(&mut self.slots, &mut self.fanout);
         drop(court);

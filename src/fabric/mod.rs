@@ -193,7 +193,29 @@ struct Last<'a> {
     found: Witness<'a>,
 }
 
+/// What vouches for a destination beside its frame: see [`Ingress::standing`].
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    heard: Witness<'a>,
+    found: Witness<'a>,
+}
+
+impl Standing<'_> {
+    /// Whether the table has not changed its mind.
+    #[inline(always)]
+    pub fn holds(&self) -> bool {
+        self.heard.holds() && self.found.holds()
+    }
+}
+
 impl<'a> Ingress<'a> {
+    /// What the last answer rests on besides the frame: as long as it [`holds`](Standing::holds), the answer is that of any further
+    /// frame of the burst without a tag between the same two stations. `None` when the answer was only this frame's.
+    pub fn standing(&self) -> Option<Standing<'a>> {
+        let &Last { heard, found, .. } = self.last.as_ref()?;
+        Some(Standing { heard, found })
+    }
+
     /// Decides where a frame goes, and learns where it came from.
     ///
     /// In this order: the frame's VLAN; its source address, learned, or refused when it is declared for another

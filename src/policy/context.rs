@@ -12,6 +12,8 @@ pub struct Context {
     /// Made with the first frame that is looked at deeper than its addresses.
     pub(super) cache: Option<Box<Cache>>,
     pub(super) frame: Judging,
+    /// Where the frame before was kept: a second one with the same subject may begin a run.
+    pub(super) latest: Option<Place>,
 }
 
 /// The frame that is being judged: from [`admit`](super::Judge::admit) to the last [`permit`](super::Judge::permit).

@@ -83,6 +83,11 @@ impl Digest {
             }
             Transport::Icmp(icmp) | Transport::Icmpv6(icmp) => {
                 ports = u64::from(icmp.kind()) << 8 | u64::from(icmp.code());
+                let number = layers.protocol.unwrap_or(0);
+                if is_echo(number, icmp.kind().into()) {
+                    let [a, b, ..] = icmp.rest();
+                    ports |= u64::from(u16::from_be_bytes([a, b])) << 16;
+                }
             }
             Transport::Fragment
             | Transport::Unknown(_)
@@ -211,8 +216,9 @@ impl Plain {
                     .then_some(Self { ports, flags: 0 })
             }
             _ if number == icmp => {
-                let ports = word(bytes, 0)? >> 48;
-                is_echo(icmp, ports >> 8).then_some(Self { ports, flags: 0 })
+                let header = word(bytes, 0)?;
+                let ports = (header >> 16 & 0xffff) << 16 | header >> 48;
+                is_echo(icmp, header >> 56).then_some(Self { ports, flags: 0 })
             }
             _ => None,
         }

@@ -136,10 +136,11 @@ impl Policy {
             .map(|(id, _)| id)
             .collect();
         let tracks = ports.iter().flatten().any(|bound| !bound.is_free());
-        let reads_flags = compiler
-            .lists()
-            .iter()
-            .any(|(_, list)| list.iter().any(|rule| rule.flags.is_some()));
+        // Without a connection the flags of a segment tell what it is: see `Judge::keeps`.
+        let reads_flags = compiler.lists().iter().any(|(_, list)| {
+            list.iter()
+                .any(|rule| rule.flags.is_some() || rule.stateless)
+        });
         Ok(Self {
             epoch,
             quarantine: Arc::default(),
@@ -241,6 +242,12 @@ impl Policy {
         self.tracks
     }
 
+    /// Whether verdicts are kept under the flags of a segment too.
+    #[inline]
+    pub(super) fn reads_flags(&self) -> bool {
+        self.read == u64::MAX
+    }
+
     /// Word 0 of what a verdict is kept under: without what no rule reads.
     #[inline(always)]
     pub(super) fn key(&self, word: u64) -> u64 {
@@ -248,8 +255,12 @@ impl Policy {
     }
 
     pub(super) fn hit(&self, rule: RuleId) {
+        self.hit_often(rule, 1);
+    }
+
+    pub(super) fn hit_often(&self, rule: RuleId, times: u64) {
         if let Some(hits) = self.hits.get(rule.0 as usize) {
-            hits.fetch_add(1, Ordering::Relaxed);
+            hits.fetch_add(times, Ordering::Relaxed);
         }
     }
 

@@ -1,7 +1,8 @@
 //! One burst of one source before the gate.
 //!
 //! A [`Judge`] is called for a burst: what does not change from frame to frame is looked up once. Frame by frame it is asked
-//! [`admit`](Judge::admit), and then for each receiver [`permit`](Judge::permit).
+//! [`admit`](Judge::admit), and then for each receiver [`permit`](Judge::permit); or, for one that is like an earlier one of the
+//! burst, [`again`](Judge::again).
 
 use std::sync::Arc;
 
@@ -14,13 +15,14 @@ use super::is_reserved;
 use super::lease::{self, Voice};
 use super::lists::{Say, consult, covered};
 use super::rule::Action;
+use super::run::{Follow, HEAD, Run, Shape};
 use super::state::PortState;
 use super::subject::State;
 use super::track::{self, Burst, Seat, Terms};
 use super::verdict::{Admitted, Permit, Refusal, Weight};
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId};
-use crate::frame::{Frame, Mac};
+use crate::frame::{Frame, Mac, protocol};
 
 /// A worker's place before the gate. One for each worker.
 #[derive(Debug, Default)]
@@ -37,6 +39,7 @@ pub struct Judge<'a> {
     context: &'a mut Context,
     /// Where nothing is tracked there is none.
     burst: Option<Burst<'a>>,
+    run: Option<Run>,
     now: Tick,
 }
 
@@ -60,6 +63,7 @@ impl Policy {
                 && bound.is_some_and(|(bound, _)| bound.is_shallow && !bound.sends_metered),
             context,
             burst,
+            run: None,
             now,
         }
     }
@@ -247,6 +251,120 @@ impl Judge<'_> {
         }
     }
 
+    /// The leave for a frame that nothing tells from those of the present run ([`super::run`]): they were admitted, and permitted
+    /// to that one receiver. `head` is the beginning of a frame of `len` bytes; what it holds past the frame's end does not
+    /// matter. `None` for any other frame, which is to be judged.
+    #[inline(always)]
+    pub fn again<'f>(
+        &mut self,
+        head: &[u8; HEAD],
+        len: u32,
+        frame: impl FnOnce() -> Option<Frame<'f>>,
+    ) -> Option<Permit> {
+        let run = self.run.as_mut()?;
+        if !run.shape.has(head, len) {
+            return None;
+        }
+        if let Follow::Segments(flow, direction, digest) = &mut run.follow {
+            digest.end = run.shape.end(head);
+            let burst = self.burst.as_ref()?;
+            let state = burst.advance(*flow, *direction, digest, &frame()?, self.now)?;
+            if state != State::Established {
+                return None;
+            }
+        }
+        if let Follow::Rules(_, opened) = run.follow {
+            let to = run.to;
+            if opened != self.opened(to) {
+                return None;
+            }
+        }
+        let run = self.run.as_mut()?;
+        run.frames = run.frames.wrapping_add(1); // a burst has 64 frames at most
+        run.bytes = run.bytes.wrapping_add(len); // of 65,554 bytes at most
+        Some(Permit {
+            from: self.source,
+            to: run.to,
+        })
+    }
+
+    /// Begins a run with the untagged frame that was admitted last and permitted to this one receiver, if there may be one: `head`
+    /// is its beginning. Says whether there is; if not, the one before it goes on.
+    #[inline(never)]
+    pub fn begin_run(&mut self, head: &[u8; HEAD], len: u32, to: PortId) -> bool {
+        let run = self.run_of(head, len, to);
+        let begins = run.is_some();
+        if begins {
+            self.end_run();
+            self.run = run;
+        }
+        begins
+    }
+
+    fn run_of(&mut self, head: &[u8; HEAD], len: u32, to: PortId) -> Option<Run> {
+        let (source, _) = self.bound?;
+        let is_free = source.is_free() && self.policy.bound(to)?.is_free();
+        let run = |shape, follow| Run {
+            shape,
+            to,
+            follow,
+            frames: 0,
+            bytes: 0,
+        };
+        if source.sends_metered {
+            return None;
+        }
+        let is_unread = source.is_shallow && is_free && !self.policy.watches_leases();
+        if self.is_plain || is_unread {
+            return Some(run(Shape::of_stations(head), Follow::Free));
+        }
+        let judging = &self.context.frame;
+        let place = judging.place.filter(|_| judging.is_digested);
+        let before = std::mem::replace(&mut self.context.latest, place);
+        let judging = &self.context.frame;
+        if place.is_none() || place != before {
+            return None; // flows take turns, as it seems
+        }
+        let follow = if is_free {
+            Follow::Free
+        } else {
+            let known = self.context.cache.as_ref()?.get(place?)?;
+            match known.pair.filter(|(peer, _)| *peer == to)?.1 {
+                Judged::Pass(rules, opened) => Follow::Rules(rules, opened),
+                Judged::Flow(flow, direction, State::Established) => {
+                    if judging.digest.subject.protocol() == protocol::TCP {
+                        Follow::Segments(flow, direction, judging.digest)
+                    } else {
+                        Follow::Packets(flow, direction)
+                    }
+                }
+                Judged::Flow(..) | Judged::Refused(..) => return None,
+            }
+        };
+        let shape = Shape::of_flow(head, len, &judging.digest)?;
+        Some(run(shape, follow))
+    }
+
+    /// Enters into the books what a run has come to.
+    fn end_run(&mut self) {
+        let Some(run) = self.run.take() else { return };
+        match run.follow {
+            Follow::Free | Follow::Segments(..) => {}
+            Follow::Rules(rules, _) => {
+                for rule in rules.into_iter().filter_map(Decided::rule) {
+                    self.policy.hit_often(rule, run.frames.into());
+                }
+            }
+            Follow::Packets(flow, direction) => {
+                if let Some(burst) = &self.burst
+                    && run.frames != 0
+                {
+                    burst.count(flow, direction, run.frames, run.bytes, self.now);
+                }
+            }
+        }
+    }
+
     /// Judges the pair of the source of the frame that was admitted last and one receiver.
     ///
     /// # Errors
@@ -396,19 +514,29 @@ impl Judge<'_> {
             .and_then(|()| self.heed(inbound, look.state, DropReason::DeniedInbound));
         if let Err(refusal) = verdict {
             let decided = Decided::of(&refusal);
-            self.remember(to, Judged::Refused(refusal.reason, decided, opened));
+            if self.keeps(&look) {
+                self.remember(to, Judged::Refused(refusal.reason, decided, opened));
+            }
             return Err(self.answered(refusal));
         }
         let terms = self.policy.terms(source, receiver, outbound, inbound);
         let flow = self.follow(&look, terms.as_ref(), frame, to, &digest)?;
         let rules = [outbound, inbound].map(|say| Decided::by(say.rule()));
-        self.remember(
-            to,
-            flow.map_or(Judged::Pass(rules, opened), |(flow, direction)| {
-                Judged::Flow(flow, direction, State::Established)
-            }),
-        );
+        match flow {
+            Some((flow, direction)) => {
+                self.remember(to, Judged::Flow(flow, direction, State::Established));
+            }
+            None if self.keeps(&look) => self.remember(to, Judged::Pass(rules, opened)),
+            None => {}
+        }
         Ok(())
+    }
+
+    /// Whether a verdict that rests on no connection is that of every frame with the same subject, as long as none opens. Where
+    /// there is one, it depends on more; and a segment without one opens it or not by its flags.
+    fn keeps(&self, look: &track::Look) -> bool {
+        let is_tcp = self.context.frame.digest.subject.protocol() == protocol::TCP;
+        look.flow.is_none() && look.elsewhere.is_none() && (!is_tcp || self.policy.reads_flags())
     }
 
     /// Judges a connection again that an earlier policy let open; false if this one would not, and it is over.
@@ -516,5 +644,11 @@ impl Judge<'_> {
                 self.now,
             );
         }
+    }
+}
+
+impl Drop for Judge<'_> {
+    fn drop(&mut self) {
+        self.end_run();
     }
 }

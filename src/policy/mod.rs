@@ -45,6 +45,7 @@ pub mod quarantine;
 pub mod reference;
 pub mod reject;
 pub mod rule;
+mod run;
 pub mod spec;
 mod state;
 pub mod subject;
@@ -58,6 +59,7 @@ mod verdict;
 pub use context::{Context, Trace};
 pub use gate::{Policy, RuleInfo};
 pub use judge::{Desk, Judge};
+pub use run::HEAD;
 pub use state::State;
 pub use verdict::{Admitted, Permit, Refusal, Weight};
 

@@ -14,7 +14,7 @@
 //!               49..51  family: 0 none, 1 IPv4, 2 IPv6
 //!               51..53  fragment: 0 whole, 1 first, 2 later
 //! word 1   bits  0..16  destination port, or ICMP type << 8 | code
-//!               16..32  source port
+//!               16..32  source port, or the identifier of an echo, which tracking reads and no rule
 //! word 2,3 source IP address (IPv4: word 2 is 0, word 3 the 32 bits)
 //! word 4,5 destination IP address
 //! word 6   source MAC
@@ -204,7 +204,7 @@ impl Subject {
         get(self.0[1], field::DST_PORT) as u16
     }
 
-    /// Source port.
+    /// Source port, or the identifier of an echo.
     pub fn src_port(&self) -> u16 {
         get(self.0[1], field::SRC_PORT) as u16
     }

@@ -13,6 +13,8 @@ use crate::clock::Tick;
 use crate::counters::{DropReason, PortId, PortSet};
 use crate::frame::{Frame, Vid, protocol};
 
+mod runs;
+
 fn port(index: u16) -> PortId {
     PortId::new(index).unwrap()
 }

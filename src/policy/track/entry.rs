@@ -303,10 +303,10 @@ impl Half<'_> {
         self.load(TIME) & TIME_MASK
     }
 
-    /// Counts a packet at that second.
+    /// Counts packets at that second.
     #[inline(always)]
-    pub(super) fn count(self, second: u32, len: u32) {
-        self.store(PACKETS, self.load(PACKETS).saturating_add(1));
+    pub(super) fn count(self, second: u32, packets: u32, len: u32) {
+        self.store(PACKETS, self.load(PACKETS).saturating_add(packets));
         let (time, low) = (self.load(TIME), self.load(BYTES));
         let (mut bytes, carry) = low.overflowing_add(len);
         let mut high = time & !TIME_MASK;

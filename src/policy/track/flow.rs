@@ -216,8 +216,12 @@ impl Flow {
         }
         subject.0[0] = word;
         subject.0[1] = match self.protocol {
-            protocol::ICMP => u64::from(super::key::ECHO_REQUEST) << 8,
-            protocol::ICMPV6 => u64::from(super::key::ECHO_REQUEST_V6) << 8,
+            protocol::ICMP => {
+                u64::from(self.src_port) << 16 | u64::from(super::key::ECHO_REQUEST) << 8
+            }
+            protocol::ICMPV6 => {
+                u64::from(self.src_port) << 16 | u64::from(super::key::ECHO_REQUEST_V6) << 8
+            }
             _ => u64::from(self.src_port) << 16 | u64::from(self.dst_port),
         };
         subject.0[6] = self.src_mac.bits();

@@ -223,7 +223,7 @@ impl Tracker {
             }
             direction == Direction::Reply
         };
-        own.count(low(now.as_secs()), frame.total_len());
+        own.count(low(now.as_secs()), 1, frame.total_len());
         if found.header & HALF != 0 && is_complete {
             table.complete(found);
         }
@@ -323,6 +323,15 @@ impl Burst<'_> {
         let tracker = self.tracker();
         let (table, found) = tracker.found(flow)?;
         tracker.go_on(table, &found, direction, digest, frame, now)
+    }
+
+    /// Counts packets of a connection without windows that came behind one that [`Burst::advance`] let go on, in the same
+    /// burst.
+    pub fn count(&self, flow: FlowRef, direction: Direction, packets: u32, bytes: u32, now: Tick) {
+        if let Some((_, found)) = self.tracker().found(flow) {
+            let own = found.entry.half(direction);
+            own.count(low(now.as_secs()), packets, bytes);
+        }
     }
 
     /// Which connection a packet belongs to, and its state. A packet of a connection goes on with it at once.

@@ -549,7 +549,7 @@ fn fill(entry: Entry<'_>, opening: &Opening<'_>) -> u32 {
     entry.begin(second);
     let half = entry.half(Direction::Original);
     half.set_window(&Window::default(), &opening.window);
-    half.count(second, opening.len);
+    half.count(second, 1, opening.len);
     let header = entry.header() | LIVE | HALF;
     entry.publish(header);
     header
