@@ -32,12 +32,11 @@ use portcullis::clock::{Clock, Tick};
 use portcullis::counters::PortId;
 use portcullis::datapath::crank::Crank;
 use portcullis::fabric::{Fdb, FdbLimits};
-use portcullis::frame::{Mac, Vid};
-use portcullis::policy::rule::{Action, Kind, Rule, Who};
-use portcullis::policy::spec::{GuardSpec, IpSpec, MacSpec, PolicySpec, PortPolicy};
 use portcullis::policy::{Policy, State};
 
 mod double;
+#[path = "double/lists.rs"]
+mod lists;
 
 struct Case {
     name: &'static str,
@@ -156,55 +155,11 @@ fn run(case: &Case, clock: &Clock, rounds: u32, passes: u32) -> Figures {
 
 /// The policy of a case, compiled.
 fn policy(case: &Case) -> Policy {
-    let rules: Option<Arc<[Rule]>> = match case.gate {
-        Rules::List(count) => {
-            let udp = Kind::Ip {
-                family: None,
-                protocol: Some(17),
-            };
-            // As lists look: other stations' addresses and services, and the one that matches at the end.
-            let mut rules: Vec<Rule> = (1..count)
-                .map(|n| Rule {
-                    kind: udp,
-                    to: vec![Who::Prefix(
-                        format!("172.16.{}.{}/32", n / 250, n % 250)
-                            .parse()
-                            .unwrap(),
-                    )],
-                    port: vec![(5_000 + (n % 1_000) as u16)..=(5_000 + (n % 1_000) as u16)],
-                    ..Rule::any(Action::Allow)
-                })
-                .collect();
-            rules.push(Rule {
-                kind: udp,
-                to: vec![Who::Prefix("10.0.0.0/8".parse().unwrap())],
-                ..Rule::any(Action::Allow)
-            });
-            Some(rules.into())
-        }
-        _ => None,
+    let rules = match case.gate {
+        Rules::List(count) => Some(lists::rules(count)),
+        Rules::None | Rules::Security => None,
     };
-    let ports = (0..case.ports).map(|index| {
-        let address = std::net::Ipv4Addr::from(double::ip(index));
-        Some(PortPolicy {
-            guard: GuardSpec {
-                mac: MacSpec::Declared(vec![Mac::new(double::mac(index))]),
-                ip: IpSpec::Declared(vec![format!("{address}/32").parse().unwrap()]),
-                ..GuardSpec::default()
-            },
-            outbound: rules.clone(),
-            inbound: rules.clone(),
-            untagged: Some(Vid::DEFAULT),
-            ..PortPolicy::default()
-        })
-    });
-    let spec = PolicySpec {
-        ports: ports.collect(),
-        ..PolicySpec::default()
-    };
-    let policy = Policy::compile(1, &spec, State::new()).unwrap();
-    policy.make_room(&spec.tracking);
-    policy
+    lists::policy(case.ports, rules, 1, State::new())
 }
 
 fn timed_turn(

@@ -92,3 +92,21 @@ fn a_switch_of_1024_ports_starts_and_answers() {
     thread.join().unwrap().unwrap();
     assert_eq!(left(directory.path()), 0);
 }
+
+#[test]
+fn threads_that_move_no_frames_keep_off_the_workers_cpus() {
+    let affinity = || rustix::thread::sched_getaffinity(None).unwrap();
+    // On a thread of its own, which is then the one that serves sessions.
+    let thread = std::thread::spawn(move || {
+        let directory = tempfile::tempdir().unwrap();
+        let before = affinity();
+        let cpu = (0..1024).find(|&cpu| before.is_set(cpu)).unwrap();
+        let mut spec = spec(directory.path(), &["a"]);
+        spec.cpus = vec![u16::try_from(cpu).unwrap()];
+        let switch = Switch::start(&spec).unwrap();
+        let is_alone = before.count() == 1;
+        assert_eq!(affinity().is_set(cpu), is_alone);
+        drop(switch);
+    });
+    thread.join().unwrap();
+}

@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo bench --bench peers                              # everything, some 7 minutes
 //! cargo bench --bench peers -- forward --rounds 5 --seconds 5
+//! cargo bench --bench peers -- policy                    # what a policy costs, and Open vSwitch's connection tracking
 //! cargo bench --bench peers -- many idle
 //! ```
 //!
@@ -21,6 +22,7 @@
 
 mod descriptors;
 mod machine;
+mod rules;
 mod switches;
 
 use std::fmt;
@@ -35,14 +37,14 @@ use clap::Parser;
 use machine::{HugePages, Watch};
 use portcullis::guest::Guest;
 use serde_json::Value;
-use switches::{Kind, Switch};
+use switches::{Kind, Ours, Switch};
 
 type Failure = Box<dyn std::error::Error>;
 
 /// Portcullis beside its peers.
 #[derive(Parser)]
 struct Arguments {
-    /// What to measure: forward, many, idle [default: all]
+    /// What to measure: forward, policy, many, idle [default: all]
     parts: Vec<String>,
     /// Runs of each case with each switch
     #[arg(long, default_value_t = 3)]
@@ -148,6 +150,9 @@ fn main() -> Result<(), Failure> {
     if wanted("forward") {
         forward(&conditions, test)?;
     }
+    if wanted("policy") {
+        policy(&conditions, test)?;
+    }
     if wanted("many") {
         many(&conditions)?;
     }
@@ -157,15 +162,12 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// The switches that can run here; the others are named with the reason.
-fn present(conditions: &Conditions, test: bool) -> (Vec<Kind>, Option<HugePages>) {
-    let mut kinds = vec![
-        Kind::Portcullis("adaptive"),
-        Kind::Portcullis("always"),
-        Kind::Descriptors,
-    ];
+/// Those of `kinds` that can run here; the others are named with the reason.
+fn present(all: &[Kind], conditions: &Conditions, test: bool) -> (Vec<Kind>, Option<HugePages>) {
+    let is_peer = |kind: &Kind| kind.is_peer();
+    let (peers, mut kinds): (Vec<Kind>, Vec<Kind>) = all.iter().partition(|kind| is_peer(kind));
     let skip = |peer: Kind, why: &str| println!("peers: SKIPPED {}: {why}", peer.name());
-    for peer in [Kind::Testpmd, Kind::Ovs] {
+    for peer in peers {
         if test {
             skip(
                 peer,
@@ -324,23 +326,15 @@ impl Runs {
 }
 
 fn forward(conditions: &Conditions, test: bool) -> Result<(), Failure> {
-    let (kinds, _pages) = present(conditions, test);
-    let mut table = vec![];
-    for case in &CASES {
-        let mut results: Vec<Runs> = kinds.iter().map(|_| Runs::default()).collect();
-        for _ in 0..conditions.rounds {
-            for (kind, runs) in kinds.iter().zip(&mut results) {
-                if case.latency && *kind == Kind::Descriptors {
-                    continue; // its frames hold no times
-                }
-                let run = run(*kind, case, conditions)
-                    .map_err(|error| format!("{}, {}: {error}", case.name, kind.name().trim()))?;
-                println!("  {}, {}: {run}", case.name, kind.name().trim());
-                runs.0.push(run);
-            }
-        }
-        table.push((case.name, results));
-    }
+    let kinds = [
+        Kind::Portcullis(Ours::Plain),
+        Kind::Portcullis(Ours::Always),
+        Kind::Descriptors,
+        Kind::Testpmd,
+        Kind::Ovs,
+    ];
+    let (kinds, _pages) = present(&kinds, conditions, test);
+    let table = measure(&kinds, CASES.iter(), conditions)?;
     println!(
         "\nMpps closed loop in both directions, medians of {} runs of {} s; ratios are ours to theirs\n\n{:<22} {:<10} \
          {:>8}  {:>9} {:>8}   {:>12} {:>7} {:>6}\n{}",
@@ -366,12 +360,95 @@ fn forward(conditions: &Conditions, test: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What ten stateful rules cost, of no policy and of Open vSwitch's.
+fn policy(conditions: &Conditions, test: bool) -> Result<(), Failure> {
+    let kinds = [
+        Kind::Portcullis(Ours::Open),
+        Kind::Portcullis(Ours::Plain),
+        Kind::Portcullis(Ours::Rules),
+        Kind::OvsRules,
+    ];
+    let (kinds, _pages) = present(&kinds, conditions, test);
+    let cases = CASES.iter().filter(|case| !case.latency);
+    let table = measure(&kinds, cases, conditions)?;
+    println!(
+        "\npolicy: Mpps closed loop in both directions, medians of {} runs of {} s; cycles a frame beside no policy; Mpps beside \
+         Open vSwitch with connection tracking and the same ten rules\n\n{:<22} {:<10} {:>8}   {:>12} {:>9} {:>8} {:>6}\n{}",
+        conditions.rounds,
+        conditions.seconds,
+        "case",
+        "switch",
+        "figure",
+        "cycles/frame",
+        "/none",
+        "/OVS ct",
+        "busy %",
+        "-".repeat(82)
+    );
+    for (case, results) in &table {
+        let of = |wanted: Kind| {
+            let at = kinds.iter().position(|kind| *kind == wanted)?;
+            results.get(at)
+        };
+        for (kind, runs) in kinds.iter().zip(results) {
+            let beside_none = || {
+                let none = of(Kind::Portcullis(Ours::Open))?.cycles()?;
+                kind.is_ours().then_some(runs.cycles()? / none)
+            };
+            let beside_ovs = || {
+                let ratio = runs.figure()? / of(Kind::OvsRules)?.figure()?;
+                kind.is_ours().then_some(ratio)
+            };
+            println!(
+                "{:<22} {:<10} {:>8}{}  {:>12} {:>9} {:>8} {:>6}",
+                if *kind == kinds[0] { case } else { "" },
+                kind.name(),
+                shown(runs.figure(), 2),
+                if runs.disturbed() { '*' } else { ' ' },
+                shown(runs.cycles(), 0),
+                shown(beside_none(), 2),
+                shown(beside_ovs(), 2),
+                shown(runs.median(|run| run.busy.map(|busy| busy * 100.0)), 0)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The results of one case, switch by switch.
+type Results = (&'static str, Vec<Runs>);
+
+/// Every case with every switch, in turn.
+fn measure<'a>(
+    kinds: &[Kind],
+    cases: impl Iterator<Item = &'a Case>,
+    conditions: &Conditions,
+) -> Result<Vec<Results>, Failure> {
+    let mut table = vec![];
+    for case in cases {
+        let mut results: Vec<Runs> = kinds.iter().map(|_| Runs::default()).collect();
+        for _ in 0..conditions.rounds {
+            for (kind, runs) in kinds.iter().zip(&mut results) {
+                if case.latency && *kind == Kind::Descriptors {
+                    continue; // its frames hold no times
+                }
+                let run = run(*kind, case, conditions)
+                    .map_err(|error| format!("{}, {}: {error}", case.name, kind.name().trim()))?;
+                println!("  {}, {}: {run}", case.name, kind.name().trim());
+                runs.0.push(run);
+            }
+        }
+        table.push((case.name, results));
+    }
+    Ok(table)
+}
+
 fn print_case(case: &str, kinds: &[Kind], results: &[Runs]) {
     let of = |wanted: Kind| {
         let at = kinds.iter().position(|kind| *kind == wanted)?;
         results.get(at)
     };
-    let ours = of(Kind::Portcullis("adaptive"));
+    let ours = of(Kind::Portcullis(Ours::Plain));
     for (kind, runs) in kinds.iter().zip(results) {
         let against = |peer: Kind| {
             let ratio = runs.figure()? / of(peer)?.figure()?;
@@ -417,7 +494,7 @@ fn many(conditions: &Conditions) -> Result<(), Failure> {
     let mut results = [Runs::default(), Runs::default()];
     for _ in 0..conditions.rounds {
         for (runs, ports) in results.iter_mut().zip([2, 256]) {
-            let switch = Switch::start(Kind::Portcullis("adaptive"), ports, conditions.pinned)?;
+            let switch = Switch::start(Kind::Portcullis(Ours::Plain), ports, conditions.pinned)?;
             let idle = idle_guests(&switch, 2)?;
             let watch = Watch::start(&switch.pids());
             let report = load(&switch, &CASES[0], conditions)?;
@@ -457,7 +534,7 @@ fn idle(conditions: &Conditions) -> Result<(), Failure> {
     // The processor time of a process comes in steps of 10 ms.
     let time = Duration::from_secs_f64(conditions.seconds * 3.0);
     for ports in [2, 256] {
-        let switch = Switch::start(Kind::Portcullis("adaptive"), ports, conditions.pinned)?;
+        let switch = Switch::start(Kind::Portcullis(Ours::Plain), ports, conditions.pinned)?;
         let guests = idle_guests(&switch, 0)?;
         let pid = switch.pids()[0];
         // The guests' start has been dealt with when the switch has gone to sleep.

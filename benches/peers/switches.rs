@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use portcullis::control::{Question, SwitchReport, ask};
 use tempfile::TempDir;
 
-use super::{Failure, interrupted};
+use super::{Failure, interrupted, rules};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const OVS: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
@@ -18,29 +18,47 @@ const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 /// Which switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Ours, waiting in this way: `adaptive` or `always`.
-    Portcullis(&'static str),
+    /// Ours.
+    Portcullis(Ours),
     /// The limit of the load: descriptors only, see [`super::descriptors`].
     Descriptors,
     /// DPDK's testpmd, vhost driver, io forward: no lookup at all.
     Testpmd,
     /// Open vSwitch with DPDK, action NORMAL.
     Ovs,
+    /// The same behind its connection tracking and ten rules: [`rules::flows`].
+    OvsRules,
+}
+
+/// How ours runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ours {
+    /// As it comes: port security on, adaptive.
+    Plain,
+    /// The same, always polling.
+    Always,
+    /// No policy at all.
+    Open,
+    /// Port security with addresses, and ten stateful rules: [`rules::config`].
+    Rules,
 }
 
 impl Kind {
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Portcullis("adaptive") => "portcullis",
-            Self::Portcullis(_) => "  always",
+            Self::Portcullis(Ours::Plain) => "portcullis",
+            Self::Portcullis(Ours::Always) => "  always",
+            Self::Portcullis(Ours::Open) => "no policy",
+            Self::Portcullis(Ours::Rules) => "10 rules",
             Self::Descriptors => "the load",
             Self::Testpmd => "testpmd",
             Self::Ovs => "OVS-DPDK",
+            Self::OvsRules => "OVS ct",
         }
     }
 
     pub(super) fn is_peer(self) -> bool {
-        matches!(self, Self::Testpmd | Self::Ovs)
+        matches!(self, Self::Testpmd | Self::Ovs | Self::OvsRules)
     }
 
     pub(super) fn is_ours(self) -> bool {
@@ -52,13 +70,14 @@ impl Kind {
         let needed: &[_] = match self {
             Self::Portcullis(_) | Self::Descriptors => &[],
             Self::Testpmd => &[("dpdk-testpmd", "dpdk-dev"), ("stdbuf", "coreutils")],
-            Self::Ovs => &[
+            Self::Ovs | Self::OvsRules => &[
                 (OVS, "openvswitch-switch-dpdk"),
                 (SCHEMA, "openvswitch-switch"),
                 ("ovsdb-tool", "openvswitch-common"),
                 ("ovsdb-server", "openvswitch-common"),
                 ("ovs-vsctl", "openvswitch-switch"),
                 ("ovs-appctl", "openvswitch-common"),
+                ("ovs-ofctl", "openvswitch-common"),
                 ("unshare", "util-linux"),
             ],
         };
@@ -92,10 +111,14 @@ impl Switch {
             dir,
         };
         match kind {
-            Kind::Portcullis(poll) => switch.portcullis(poll, pinned)?,
+            Kind::Portcullis(ours) => switch.portcullis(ours, pinned)?,
             Kind::Descriptors => switch.descriptors(pinned)?,
             Kind::Testpmd => switch.testpmd()?,
             Kind::Ovs => switch.ovs()?,
+            Kind::OvsRules => {
+                switch.ovs()?;
+                switch.ovs_rules()?;
+            }
         }
         Ok(switch)
     }
@@ -129,16 +152,20 @@ impl Switch {
                 let found = || number_after(&fs::read_to_string(&log).ok()?, "CPU cycles/packet=");
                 await_some("testpmd's statistics", &mut [], found).ok()
             }
-            Kind::Ovs => {
+            Kind::Ovs | Kind::OvsRules => {
                 let text = self.appctl("dpif-netdev/pmd-stats-show").ok()?;
                 number_after(&text, "avg processing cycles per packet: ")
             }
         }
     }
 
-    fn portcullis(&mut self, poll: &str, pinned: bool) -> Result<(), Failure> {
+    fn portcullis(&mut self, ours: Ours, pinned: bool) -> Result<(), Failure> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        command.args(["run", "--name", "peers", "--workers", "1", "--poll", poll]);
+        let poll = match ours {
+            Ours::Always => "always",
+            Ours::Plain | Ours::Open | Ours::Rules => "adaptive",
+        };
+        command.args(["run", "--workers", "1", "--poll", poll]);
         command.args(["--log", "warn"]);
         command
             .arg("--control")
@@ -146,9 +173,20 @@ impl Switch {
         if pinned {
             command.args(["--cpus", "1"]);
         }
-        for (n, path) in self.ports.iter().enumerate() {
-            command.arg("--port");
-            command.arg(format!("p{n}={}", path.display()));
+        if ours == Ours::Rules {
+            let config = self.dir.path().join("peers.toml");
+            fs::write(&config, rules::config(&self.ports))?;
+            command.arg(config);
+        } else {
+            let keys = if ours == Ours::Open {
+                ",spoofing=allow"
+            } else {
+                ""
+            };
+            for (n, path) in self.ports.iter().enumerate() {
+                command.arg("--port");
+                command.arg(format!("p{n}={}{keys}", path.display()));
+            }
         }
         self.spawn(command, "log")?;
         self.await_ports()?;
@@ -259,6 +297,19 @@ impl Switch {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Flows in the place of NORMAL alone.
+    fn ovs_rules(&self) -> Result<(), Failure> {
+        let flows = self.dir.path().join("flows");
+        fs::write(&flows, rules::flows())?;
+        let bridge = format!("unix:{}", self.dir.path().join("br0.mgmt").display());
+        completed(self.in_dir("ovs-ofctl").args(["del-flows", &bridge]))?;
+        completed(
+            self.in_dir("ovs-ofctl")
+                .args(["add-flows", &bridge])
+                .arg(flows),
+        )
     }
 
     fn appctl(&self, question: &str) -> Result<String, Failure> {

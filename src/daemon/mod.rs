@@ -53,7 +53,7 @@ use crate::clock::Clock;
 use crate::config::SwitchSpec;
 use crate::control::{ControlError, Server, Ticket};
 use crate::counters::PortId;
-use crate::datapath::Workers;
+use crate::datapath::{Workers, keep_off};
 use crate::fabric::{Fdb, StaticError};
 use crate::memory::install_fault_handler;
 use crate::policy::State;
@@ -285,6 +285,8 @@ impl Switch {
             &clock,
         )
         .map_err(DaemonError::Workers)?;
+        let cpus: Vec<usize> = spec.cpus.iter().copied().map(usize::from).collect();
+        keep_off(&cpus).map_err(DaemonError::Workers)?;
         let record = Record::new(spec, &ports, &workers, &clock);
         Ok(Self {
             live: Arc::new(live),

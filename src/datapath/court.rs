@@ -144,10 +144,9 @@ impl Court<'_> {
         slot.tagged = tagged;
         if let (Ok(()), Kind::Port(to), Some(standing)) =
             (noted, destinations.kind(), self.ingress.standing())
+            && self.judge.begin_run(slot.beginning(), slot.len, to)
         {
-            if self.judge.begin_run(slot.beginning(), slot.len, to) {
-                self.run = Some(Running { standing, vid });
-            }
+            self.run = Some(Running { standing, vid });
         }
         noted
     }

@@ -79,6 +79,11 @@ impl Crank {
         self.step.sabotage(visits);
     }
 
+    /// Puts another gate in force; returns the one before.
+    pub fn replace_gate(&mut self, gate: Gate) -> Gate {
+        std::mem::replace(&mut self.gate, gate)
+    }
+
     /// The gate.
     #[must_use]
     pub fn gate(&self) -> &Gate {

@@ -223,6 +223,25 @@ fn spawn(index: usize, cpu: Option<usize>, worker: Worker) -> io::Result<JoinHan
     }
 }
 
+/// Keeps the calling thread, and those that it starts from now on, off the CPUs of workers, so that neither a session nor a
+/// reload takes time from frames. Where there are no other CPUs everything stays as it is.
+///
+/// # Errors
+/// The system does not let it.
+pub fn keep_off(cpus: &[usize]) -> io::Result<()> {
+    let mut set = rustix::thread::sched_getaffinity(None)?;
+    let of_workers = cpus
+        .iter()
+        .filter(|&&cpu| cpu < rustix::thread::CpuSet::MAX_CPU);
+    for &cpu in of_workers {
+        set.unset(cpu);
+    }
+    if set.count() != 0 {
+        rustix::thread::sched_setaffinity(None, &set)?;
+    }
+    Ok(())
+}
+
 /// Pins the calling thread to `cpu`.
 fn pin(cpu: usize) -> io::Result<()> {
     let mut set = rustix::thread::CpuSet::new();

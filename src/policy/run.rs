@@ -248,6 +248,10 @@ const fn echo_at(at: usize) -> [Bits; 2] {
     [(at, at + 2, 0xff), (at + 4, at + 6, 0xff)]
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "at compile time, where a wrong index does not compile"
+)]
 const fn mask(bits: &[Bits]) -> [u64; WORDS] {
     let mut words = [0; WORDS];
     let mut each = 0;
@@ -262,6 +266,10 @@ const fn mask(bits: &[Bits]) -> [u64; WORDS] {
     words
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "at compile time, where a wrong index does not compile"
+)]
 const fn both(a: [u64; WORDS], b: [u64; WORDS]) -> [u64; WORDS] {
     let mut words = a;
     let mut each = 0;

@@ -139,7 +139,8 @@ fn the_switch_reads_what_was_written() {
         read("icmp icmp=3/4"),
         line("10.0.0.5", 0, "10.0.1.1", 0x0304, 0)
     );
-    assert_eq!(read("icmpv6"), line("fd00::5", 0, "fd00:1::1", 0x8000, 0));
+    // An echo, with its identifier.
+    assert_eq!(read("icmpv6"), line("fd00::5", 1, "fd00:1::1", 0x8000, 0));
     assert_eq!(read("esp 10.0.0.5 > 10.0.0.6 payload=8").3, 0);
 }
 
