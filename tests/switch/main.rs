@@ -10,6 +10,7 @@
 )]
 
 mod closing;
+mod fair;
 mod forwarding;
 mod hostile;
 mod mixed;
