@@ -236,6 +236,7 @@ impl Switch {
     ) -> Result<Self, DaemonError> {
         install_fault_handler();
         limits::raise_descriptors();
+        limits::warn_of_memory_bound();
         let failed = |what: &'static str| move |source| DaemonError::System(what, source);
         let clock = Clock::new();
         let live = Live::first(source, spec);
