@@ -369,7 +369,21 @@ fn policy(conditions: &Conditions, test: bool) -> Result<(), Failure> {
         Kind::OvsRules,
     ];
     let (kinds, _pages) = present(&kinds, conditions, test);
+    let many_flows = case(
+        "64 B, 1,000 flows",
+        &[
+            "--size",
+            "64",
+            "--check",
+            "none",
+            "--flows",
+            "1000",
+            "--ring-size",
+            "1024",
+        ],
+    );
     let cases = CASES.iter().filter(|case| !case.latency);
+    let cases = cases.chain([&many_flows]);
     let table = measure(&kinds, cases, conditions)?;
     println!(
         "\npolicy: Mpps closed loop in both directions, medians of {} runs of {} s; cycles a frame beside no policy; Mpps beside \
