@@ -31,6 +31,7 @@ declare -A needs=(
     [g++]=/usr/bin/g++
     [libc6-dev]=/usr/lib/x86_64-linux-gnu/libc.a
     [iproute2]=/usr/bin/ip
+    [nftables]=/usr/sbin/nft
 )
 
 as_root() {

@@ -7,5 +7,6 @@ mod forged;
 mod lab;
 mod laboratory;
 mod libvirt;
+mod nftables;
 mod policy;
 mod qemu;

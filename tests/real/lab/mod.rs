@@ -9,6 +9,7 @@ mod agent;
 mod bare;
 mod guest;
 mod libvirt;
+pub(crate) mod namespace;
 mod process;
 mod recorder;
 mod switch;
