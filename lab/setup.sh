@@ -32,6 +32,13 @@ declare -A needs=(
     [libc6-dev]=/usr/lib/x86_64-linux-gnu/libc.a
     [iproute2]=/usr/bin/ip
     [nftables]=/usr/sbin/nft
+    [thc-ipv6]=/usr/bin/atk6-fake_router26
+    [ipv6toolkit]=/usr/sbin/na6
+    [yersinia]=/usr/bin/yersinia
+    [dsniff]=/usr/sbin/arpspoof
+    [hping3]=/usr/sbin/hping3
+    [nmap]=/usr/bin/nmap
+    [python3-scapy]=/usr/lib/python3/dist-packages/scapy/__init__.py
 )
 
 as_root() {

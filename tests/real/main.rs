@@ -2,6 +2,7 @@
 //! DPDK's drivers. Each test asserts on the switch's own counters that it moved the frames, since
 //! QEMU goes on without a back-end that it does not like and says nothing.
 
+mod attackers;
 mod corpus;
 mod dpdk;
 mod forged;

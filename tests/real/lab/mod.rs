@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 pub(crate) use bare::{Bare, RX, TX};
 pub(crate) use guest::{Guest, GuestSpec, Qemu, boot};
 pub(crate) use libvirt::Libvirt;
+pub(crate) use process::Process;
 pub(crate) use recorder::{Message, Recorder};
 pub(crate) use switch::Switch;
 pub(crate) use testpmd::Testpmd;
