@@ -31,6 +31,14 @@ declare -A needs=(
     [g++]=/usr/bin/g++
     [libc6-dev]=/usr/lib/x86_64-linux-gnu/libc.a
     [iproute2]=/usr/bin/ip
+    [nftables]=/usr/sbin/nft
+    [thc-ipv6]=/usr/bin/atk6-fake_router26
+    [ipv6toolkit]=/usr/sbin/na6
+    [yersinia]=/usr/bin/yersinia
+    [dsniff]=/usr/sbin/arpspoof
+    [hping3]=/usr/sbin/hping3
+    [nmap]=/usr/bin/nmap
+    [python3-scapy]=/usr/lib/python3/dist-packages/scapy/__init__.py
 )
 
 as_root() {
@@ -79,20 +87,29 @@ fi
 
 # ---- QEMU 10 from the backports, beside Debian's own 7.2 -------------------------------------
 
-# This machine's own Debian source with the backports suite in place of its own: both notations.
-backports_source() {
-    local file
-    for file in /etc/apt/sources.list.d/*.sources; do
-        [ -e "$file" ] || continue
-        awk -v suite="$1" 'BEGIN { RS = ""; ORS = "\n\n" }
-            $0 ~ "(^|\n)Suites:([^\n]* )?" suite "( |\n|$)" {
-                sub(/(^|\n)Suites:[^\n]*/, "\nSuites: " suite "-backports"); sub(/^\n/, ""); print; exit
-            }' "$file"
-    done
-    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
-        [ -e "$file" ] || continue
-        sed -nE "s/^(deb (\[[^]]*\] )?[^ ]+) $1 (.*)\$/\1 $1-backports \3/p" "$file" | head -n 1
-    done
+# This machine's own Debian source for suite $1 with $2 in its place and of type $3, in both notations, as the only source of a
+# private apt configuration.
+debian_source() {
+    local file source=$lab/apt/source
+    {
+        for file in /etc/apt/sources.list.d/*.sources; do
+            [ -e "$file" ] || continue
+            awk -v suite="$1" -v other="$2" -v type="$3" 'BEGIN { RS = ""; ORS = "\n\n" }
+                $0 ~ "(^|\n)Suites:([^\n]* )?" suite "( |\n|$)" {
+                    sub(/(^|\n)Suites:[^\n]*/, "\nSuites: " other); sub(/(^|\n)Types:[^\n]*/, "\nTypes: " type)
+                    sub(/^\n/, ""); print; exit
+                }' "$file"
+        done
+        for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+            [ -e "$file" ] || continue
+            sed -nE "s/^deb ((\[[^]]*\] )?[^ ]+) $1 (.*)\$/$3 \1 $2 \3/p" "$file" | head -n 1
+        done
+    } >"$source"
+    [ -s "$source" ] || die "found no Debian source for $1 in /etc/apt to derive another from"
+    case $(head -c 3 "$source") in
+        deb) mv "$source" "$lab/apt/parts/debian.list" ;;
+        *) mv "$source" "$lab/apt/parts/debian.sources" ;;
+    esac
 }
 
 if [ ! -e "$lab/qemu10/.complete" ]; then
@@ -100,12 +117,7 @@ if [ ! -e "$lab/qemu10/.complete" ]; then
     [ "$suite" = bookworm ] || die "the laboratory's second QEMU is known for Debian 12 only, this is '$suite'"
     rm -rf "$lab/apt" "$lab/qemu10"
     mkdir -p "$lab/apt/parts" "$lab/apt/lists/partial" "$lab/apt/cache/archives/partial" "$lab/qemu10/deb"
-    backports_source "$suite" >"$lab/apt/source"
-    [ -s "$lab/apt/source" ] || die "found no Debian source for $suite in /etc/apt to derive the backports from"
-    case $(head -c 4 "$lab/apt/source") in
-        "deb ") mv "$lab/apt/source" "$lab/apt/parts/backports.list" ;;
-        *) mv "$lab/apt/source" "$lab/apt/parts/backports.sources" ;;
-    esac
+    debian_source "$suite" "$suite-backports" deb
     printf 'Package: *\nPin: release a=%s-backports\nPin-Priority: 100\n' "$suite" >"$lab/apt/preferences"
     private=(-q -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$lab/apt/parts"
         -o "Dir::Etc::preferences=$lab/apt/preferences" -o "Dir::State::lists=$lab/apt/lists"
@@ -121,6 +133,24 @@ if [ ! -e "$lab/qemu10/.complete" ]; then
     absent=$(ldd "$lab/qemu10/usr/bin/qemu-system-x86_64" | sed -n 's/ => not found//p' | tr -s '\n\t ' ' ')
     [ -z "$absent" ] || die "QEMU 10 misses libraries:$absent"
     touch "$lab/qemu10/.complete"
+fi
+
+# ---- Captures of the wild: what tcpdump is tested with ------------------------------------------
+
+if [ ! -e "$lab/captures/.complete" ]; then
+    suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    rm -rf "$lab/apt" "$lab/captures"
+    mkdir -p "$lab/apt/parts" "$lab/apt/lists/partial" "$lab/apt/cache/archives/partial" "$lab/captures"
+    debian_source "$suite" "$suite" deb-src
+    private_apt=(-q -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$lab/apt/parts"
+        -o "Dir::State::lists=$lab/apt/lists" -o "Dir::Cache=$lab/apt/cache" -o APT::Sandbox::User=root)
+    say "fetches tcpdump's captures from the source of $suite's package"
+    (apt-get "${private_apt[@]}" update && cd "$lab/captures" &&
+        apt-get "${private_apt[@]}" source --download-only tcpdump) >"$lab/apt-captures.log" 2>&1 ||
+        die "fetching tcpdump's source failed; see $lab/apt-captures.log"
+    tar -xzf "$lab"/captures/tcpdump_*.orig.tar.gz -C "$lab/captures" --strip-components=2 --wildcards '*/tests/*.pcap*'
+    rm -rf "$lab"/captures/tcpdump_* "$lab/apt"
+    touch "$lab/captures/.complete"
 fi
 
 # ---- The agent and the initial ram disk ------------------------------------------------------

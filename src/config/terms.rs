@@ -1,8 +1,8 @@
 //! The words of rules: kinds of frames, ICMP types, TCP flags, states. One table for the file, the flags and packets to explain.
 
 use crate::frame::ethernet::ethertype;
-use crate::frame::protocol;
 use crate::frame::tcp::flag;
+use crate::frame::{ipv6, protocol};
 use crate::policy::rule::{Flags, Kind};
 use crate::policy::subject::{Family, State};
 
@@ -75,11 +75,24 @@ pub(super) fn parse_kind(text: &str) -> Result<Kind, String> {
     {
         return Err("is a protocol of the other family".to_owned());
     }
+    let family = over.or(of);
+    if is_looked_behind(number, family) {
+        return Err(LOOKED_BEHIND.to_owned());
+    }
     Ok(Kind::Ip {
-        family: over.or(of),
+        family,
         protocol: Some(number),
     })
 }
+
+/// Whether a rule about that protocol would be about an IPv6 extension header that is walked: no packet would ever match it
+/// over IPv6, and least of all one that it is to deny.
+pub(super) fn is_looked_behind(number: u8, family: Option<Family>) -> bool {
+    family != Some(Family::V4) && ipv6::is_extension(number)
+}
+
+pub(super) const LOOKED_BEHIND: &str = "is no protocol over IPv6 but an extension header, and rules are about what is \
+    behind it: say so over IPv4 (ah/ipv4), and name what is behind it for IPv6";
 
 /// A number of at most three digits.
 fn decimal(digits: &str) -> Option<u8> {

@@ -223,7 +223,8 @@ pub(super) fn is_upper_layer(kind: u8) -> bool {
     !is_extension(kind) && !extension::EXPERIMENTS.contains(&kind)
 }
 
-fn is_extension(kind: u8) -> bool {
+/// Whether a type is that of an extension header that [`walk`] looks behind.
+pub fn is_extension(kind: u8) -> bool {
     use extension::*;
     matches!(
         kind,

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use super::xml::{Variables, chain_kind};
-use crate::config::terms::{PROTOCOLS, RARP};
+use crate::config::terms::{PROTOCOLS, RARP, is_looked_behind};
 use crate::frame::ethernet::ethertype;
 use crate::frame::{Mac, protocol};
 use crate::policy::rule::{Kind, Who};
@@ -183,6 +183,12 @@ pub(super) fn shape(
         "vlan" => {
             return Err("VLAN tags are the port's vlan and trunk here, not a rule's".to_owned());
         }
+        "ah-ipv6" => {
+            return Err(
+                "AH over IPv6 is looked behind here: rules are about what it authenticates"
+                    .to_owned(),
+            );
+        }
         "stp" => return Err("spanning tree is never forwarded here".to_owned()),
         name => {
             shape.layer = Layer::Three;
@@ -253,7 +259,13 @@ fn of_protocol(family: Family, attributes: &mut Attributes<'_>) -> Result<Kind, 
             let found = known
                 .map(|(_, number, _)| *number)
                 .or_else(|| u8::try_from(number(&word)?).ok());
-            Some(found.ok_or_else(|| format!("protocol='{word}' is not known"))?)
+            let number = found.ok_or_else(|| format!("protocol='{word}' is not known"))?;
+            if is_looked_behind(number, Some(family)) {
+                return Err(format!(
+                    "protocol='{word}' is looked behind over IPv6: rules are about what follows"
+                ));
+            }
+            Some(number)
         }
     };
     Ok(Kind::Ip {

@@ -442,6 +442,18 @@ fn what_has_no_equal_is_named_with_its_line() {
             ),
         ),
         (
+            "<rule action='drop' direction='out'><ah-ipv6/></rule>",
+            format!(
+                "drop out: AH over IPv6 is looked behind here: rules are about what it authenticates: {drop}"
+            ),
+        ),
+        (
+            "<rule action='drop' direction='out'><ipv6 protocol='51'/></rule>",
+            format!(
+                "drop out: protocol='51' is looked behind over IPv6: rules are about what follows: {drop}"
+            ),
+        ),
+        (
             "<rule action='accept' direction='out'><rarp opcode='Request_Reverse'/></rule>",
             format!("accept out: opcode has no equal here: {accept}"),
         ),

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::super::terms::{KIND_RULE, LOOKED_BEHIND};
 use super::*;
 use crate::counters::{PortId, PortSet};
 use crate::frame::Mac;
@@ -442,6 +443,29 @@ fn conditions_that_the_protocol_does_not_have_are_refused() {
         r#"{ deny = "arp", state = "new" }"#,
         ": state: asks for connections, and this kind of frame has none; leave it out",
     );
+}
+
+/// AH and the like are walked over IPv6: `deny = "ah"` would have let them pass there without a word.
+#[test]
+fn a_rule_about_a_header_that_is_looked_behind_is_refused() {
+    for kind in [
+        "ah",
+        "ah/ipv6",
+        "proto:51",
+        "proto:0",
+        "proto:60/ipv6",
+        "proto:135",
+    ] {
+        for verb in ["allow", "deny"] {
+            rule_refused(
+                &format!("{{ {verb} = \"{kind}\" }}"),
+                &format!(": {verb}: \"{kind}\" {}; {KIND_RULE}", LOOKED_BEHIND),
+            );
+        }
+    }
+    for kind in ["ah/ipv4", "proto:0/ipv4", "esp", "proto:59"] {
+        rule(&format!("{{ deny = \"{kind}\" }}"));
+    }
 }
 
 #[test]

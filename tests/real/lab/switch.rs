@@ -48,13 +48,32 @@ impl Switch {
             notify: bench.path("notify.sock"),
             log: bench.path("switch.log"),
         };
-        let text = format!(
-            "[switch]\nname = \"lab\"\ncontrol = {:?}\n\n{ports}",
-            switch.control
-        );
-        std::fs::write(&switch.config, text).expect("the configuration");
+        switch.write(ports);
         switch.run();
         switch
+    }
+
+    fn write(&self, ports: &str) {
+        let text = format!(
+            "[switch]\nname = \"lab\"\ncontrol = {:?}\n\n{ports}",
+            self.control
+        );
+        std::fs::write(&self.config, text).expect("the configuration");
+    }
+
+    /// Has it take up other tables while it runs.
+    pub(crate) fn change(&self, ports: &str) {
+        self.write(ports);
+        let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["reload", "--control"])
+            .arg(&self.control)
+            .output()
+            .expect("portcullis reload");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "portcullis reload: {errors}\n{ports}"
+        );
     }
 
     /// Starts the process, as at first or after a kill, and waits for its readiness.
@@ -117,11 +136,13 @@ impl Switch {
 
     /// The status of one port.
     pub(crate) fn port(&self, name: &str) -> Value {
-        let status = self.status();
+        Self::port_of(&self.status(), name).clone()
+    }
+
+    fn port_of<'a>(status: &'a Value, name: &str) -> &'a Value {
         let ports = status["ports"].as_array().expect("ports");
         let port = ports.iter().find(|port| port["name"] == name);
         port.unwrap_or_else(|| panic!("no port {name}: {status}"))
-            .clone()
     }
 
     /// The traffic of one port, once no frame is on its way: every received frame was forwarded or
@@ -141,7 +162,12 @@ impl Switch {
 
     /// The traffic of one port while frames may be on their way.
     pub(crate) fn traffic_in_flight(&self, name: &str) -> Traffic {
-        let port = self.port(name);
+        Self::traffic_of(&self.status(), name)
+    }
+
+    /// The traffic of one port in a status that was taken before.
+    pub(crate) fn traffic_of(status: &Value, name: &str) -> Traffic {
+        let port = Self::port_of(status, name);
         let of = |way: &str, key: &str| {
             let counter = &port["counters"][way][key];
             counter
@@ -168,6 +194,16 @@ impl Switch {
         self.port(name)["counters"]["ingress"]["dropped"][reason]
             .as_u64()
             .unwrap_or(0)
+    }
+
+    /// What `portcullis drops` prints of a port: its last dropped frames.
+    pub(crate) fn drops(&self, name: &str) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["drops", name, "--control"])
+            .arg(&self.control)
+            .output()
+            .expect("portcullis drops");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// The virtio features that a port's guest accepted, by name.
