@@ -462,6 +462,59 @@ fn q_8_avail_jump_breaks_only_the_ring() {
     }
 }
 
+/// An index that is another at each read: what is popped was offered by one of them, and all of it goes back.
+#[test]
+fn q_8_an_index_that_is_another_at_each_read() {
+    let driver = Driver::new(8, 0);
+    driver.chain(0, &[(BUFFERS, 64)], 0);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let layout = driver.layout;
+        let writer = Driver {
+            memory: driver.memory.clone(),
+            layout,
+            avail: 0,
+            seen: 0,
+        };
+        let _stop = Stop(&stop);
+        let stop = &stop;
+        scope.spawn(move || {
+            let mut index = 0u16;
+            while !stop.load(Ordering::Relaxed) {
+                index = index.wrapping_mul(25_173).wrapping_add(13_849);
+                // Up to fifteen ahead, of which eight may be; and now and then anything.
+                let near = writer.used_idx().wrapping_add(index >> 12);
+                writer.avail_idx(if index & 15 == 0 { index } else { near });
+            }
+        });
+        let (mut broke, mut popped) = (0, 0);
+        let mut burst = ChainBurst::new();
+        while broke < 1_000 || popped < 1_000 {
+            let mut ring = ring(&driver);
+            let from = ring.next();
+            let mut back = 0;
+            loop {
+                match ring.collect(&mut burst, &mut PLENTY.clone()) {
+                    Ok(count) => {
+                        assert!(count <= 8);
+                        ring.complete(&burst);
+                        back += count;
+                        popped += count;
+                    }
+                    Err(broken) => {
+                        assert!(broken.avail.wrapping_sub(broken.used) > 8);
+                        broke += 1;
+                        break;
+                    }
+                }
+                assert_eq!(ring.next(), from.wrapping_add(back as u16));
+                assert_eq!(driver.used_idx(), ring.next());
+            }
+        }
+    });
+    assert!(!driver.memory.faulted());
+}
+
 #[test]
 fn q_8_a_full_ring_is_not_a_jump() {
     for base in [0, 65_529, 65_535] {

@@ -106,7 +106,7 @@ fn p_1_header_sizes_that_no_request_has() {
 fn p_1_every_request_with_every_short_body_is_served_or_refused() {
     // SET_PROTOCOL_FEATURES of zero bytes takes back the right to ask: it is told nothing.
     for request in (0..64u32).filter(|request| *request != SET_PROTOCOL_FEATURES) {
-        for size in (0..=48).chain([264, 1024]) {
+        for size in (0..=48).chain([264, 1024, 4095, 4096]) {
             let mut front = Front::new();
             let _file = front.negotiate();
             front.send(request, NEED_REPLY, &vec![0; size], &[]);
