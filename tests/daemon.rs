@@ -6,6 +6,7 @@ use std::path::Path;
 use portcullis::config::{Overrides, SwitchSpec, from_text};
 use portcullis::control::{Question, ask};
 use portcullis::daemon::{Stopper, Switch};
+use portcullis::guest::Guest;
 
 fn spec(directory: &Path, ports: &[&str]) -> SwitchSpec {
     let at = directory.display();
@@ -109,4 +110,69 @@ fn threads_that_move_no_frames_keep_off_the_workers_cpus() {
         drop(switch);
     });
     thread.join().unwrap();
+}
+
+/// Every port of the largest switch has a guest: a broadcast reaches all others once, and a frame for one its one port.
+#[test]
+fn a_switch_of_1024_guests_carries_frames() {
+    const PORTS: usize = 1024;
+    // Of each guest there are its memory, its connection and its four eventfds, and as many on the switch's side.
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    if limit.maximum.is_some_and(|most| most < 14 * PORTS as u64) {
+        eprintln!("not tried: {limit:?} open files are too few");
+        return;
+    }
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..PORTS).map(|n| format!("p{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let spec = spec(directory.path(), &names);
+    let mut switch = Switch::start(&spec).unwrap();
+    let stopper = switch.stopper();
+    let thread = std::thread::spawn(move || switch.run());
+    let number = |n: usize| u16::try_from(n).unwrap().to_be_bytes();
+    let mac = |n: usize| [0x52, 0x54, 0, 0, number(n)[0], number(n)[1]];
+    let mut guests: Vec<Guest> = (0..PORTS)
+        .map(|n| {
+            let small = Guest::builder().mac(mac(n)).ring_size(8).rx_buffer(256);
+            small.connect(directory.path().join(names[n])).unwrap()
+        })
+        .collect();
+    let running = || {
+        let status = ask(&spec.control, &Question::Status).unwrap();
+        let ports = status["ports"].as_array().unwrap();
+        ports.iter().all(|port| port["state"] == "running")
+    };
+    while !running() {
+        std::thread::yield_now();
+    }
+    let frame = |to: [u8; 6], from: usize| {
+        let mut frame = [&to[..], &mac(from), &[0x88, 0xb5]].concat();
+        frame.resize(60, number(from)[1]);
+        frame
+    };
+    let patience = std::time::Duration::from_secs(30);
+    for from in [0, 511, PORTS - 1] {
+        let sent = frame([0xff; 6], from);
+        guests[from].send(&sent).unwrap();
+        for (at, guest) in guests.iter_mut().enumerate() {
+            if at != from {
+                let got = guest.recv(patience).unwrap();
+                assert_eq!(got.expect("a frame").bytes, sent, "from {from} at {at}");
+            }
+        }
+    }
+    for (from, to) in [(0, 511), (511, PORTS - 1), (PORTS - 1, 0)] {
+        let sent = frame(mac(to), from);
+        guests[from].send(&sent).unwrap();
+        assert_eq!(guests[to].recv(patience).unwrap().unwrap().bytes, sent);
+    }
+    for guest in &mut guests {
+        assert!(guest.try_recv().unwrap().is_none());
+    }
+    drop(guests);
+    stopper.stop();
+    thread.join().unwrap().unwrap();
+    assert_eq!(left(directory.path()), 0);
 }
