@@ -149,7 +149,9 @@ fn details(port: &PortReport, text: &mut String) {
 fn addresses(port: &PortReport) -> String {
     let macs = &port.macs;
     let fixed = macs.fixed.iter().map(|mac| format!("{mac} (fixed)"));
-    let mut all: Vec<String> = fixed.chain(macs.learned.iter().cloned()).collect();
+    let kept = macs.kept.iter().map(|mac| format!("{mac} (kept)"));
+    let learned = macs.learned.iter().cloned();
+    let mut all: Vec<String> = fixed.chain(kept).chain(learned).collect();
     let listed = u32::try_from(macs.learned.len()).unwrap_or(u32::MAX);
     let more = macs.learned_count.saturating_sub(listed);
     if more > 0 {

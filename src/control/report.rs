@@ -110,6 +110,9 @@ impl PortReport {
 pub struct MacReport {
     /// From the configuration.
     pub fixed: Vec<String>,
+    /// The first that was heard, which is this port's alone until its guest disconnects.
+    #[serde(default)]
+    pub kept: Vec<String>,
     /// Learned, the first few.
     pub learned: Vec<String>,
     /// Learned, how many in all.

@@ -1,6 +1,6 @@
 //! What the switch says about itself: rates of the last second, and the report for `status`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::clock::{Clock, Tick};
 use crate::config::SwitchSpec;
@@ -95,6 +95,7 @@ impl Record {
         let fdb = generation.gate.fabric.fdb();
         let state = generation.gate.policy.state();
         let mut learned = learned(fdb, now);
+        let mut kept = kept(fdb, now, live);
         let known = live
             .ports()
             .filter_map(|(spec, id)| Some((spec, id, ports.get(&id)?)));
@@ -107,6 +108,7 @@ impl Record {
             queue_pairs: spec.queues,
             macs: MacReport {
                 fixed: spec.macs.iter().map(ToString::to_string).collect(),
+                kept: kept.remove(&id).unwrap_or_default(),
                 learned: learned.remove(&id).unwrap_or_default(),
                 learned_count: fdb.learned(id),
             },
@@ -155,6 +157,22 @@ fn learned(fdb: &Fdb, now: Tick) -> HashMap<PortId, Vec<String>> {
     }
     for listed in found.values_mut() {
         listed.sort_unstable();
+    }
+    found
+}
+
+/// The address of each port that port security keeps for it, though nobody declared it: in the FDB it stands as if.
+fn kept(fdb: &Fdb, now: Tick, live: &Live) -> HashMap<PortId, Vec<String>> {
+    let declared: HashSet<_> = live
+        .ports()
+        .flat_map(|(spec, id)| spec.macs.iter().map(move |mac| (id, *mac)))
+        .collect();
+    let mut found: HashMap<PortId, Vec<String>> = HashMap::new();
+    let kept = fdb
+        .entries(now)
+        .filter(|entry| entry.is_static && !declared.contains(&(entry.port, entry.mac)));
+    for entry in kept {
+        found.entry(entry.port).or_default().push(address(&entry));
     }
     found
 }

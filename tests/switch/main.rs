@@ -17,5 +17,6 @@ mod mixed;
 mod moving;
 mod policy;
 mod rig;
+mod seen;
 #[path = "../silent/mod.rs"]
 mod silent;
