@@ -16,6 +16,7 @@ mod hostile;
 mod mixed;
 mod moving;
 mod policy;
+mod restart;
 mod rig;
 mod seen;
 #[path = "../silent/mod.rs"]

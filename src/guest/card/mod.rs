@@ -143,6 +143,9 @@ impl Guest {
                 self.features
             )));
         }
+        for rx in &mut self.rx {
+            rx.inherit();
+        }
         let setups = self.setups(|q| q.ring().used_idx().unwrap_or_else(|_| q.used()));
         front_end.start(self.plan.script, &self.memory, &setups)?;
         self.front_end = Some(front_end);

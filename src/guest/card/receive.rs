@@ -28,6 +28,8 @@ pub(super) struct RxQueue {
     pieces: Vec<u32>,
     /// Buffers that are not posted.
     idle: Vec<u64>,
+    /// Buffers that a back-end had which is gone: it may have begun to write to any of them.
+    begun: Vec<bool>,
     done: Vec<Used>,
     waiting: VecDeque<Used>,
 }
@@ -38,6 +40,7 @@ impl RxQueue {
         let chain = pieces.len() + 1;
         Self {
             idle: (0..(size / chain) as u64).rev().collect(),
+            begun: vec![false; size],
             done: Vec::with_capacity(size),
             waiting: VecDeque::with_capacity(size),
             queue,
@@ -51,7 +54,13 @@ impl RxQueue {
         let count = usize::from(self.queue.size()) / (self.pieces.len() + 1);
         self.idle = (0..count as u64).rev().collect();
         self.waiting.clear();
+        self.begun.fill(false);
         self.queue.reset(features, base)
+    }
+
+    /// The back-end is gone, and another goes on with what is posted.
+    pub(super) fn inherit(&mut self) {
+        self.begun.fill(true);
     }
 
     /// Posts every idle buffer.
@@ -59,6 +68,7 @@ impl RxQueue {
         while let Some(number) = self.idle.pop() {
             let at = self.at + number * u64::from(self.bytes);
             memory.write(at, &vec![FILL; self.bytes as usize])?;
+            self.begun[number as usize] = false;
             let mut chain = Vec::with_capacity(self.pieces.len() + 1);
             let mut done = 0;
             for piece in self.pieces.iter().copied().chain([self.bytes]) {
@@ -93,8 +103,9 @@ impl RxQueue {
         let at = self.at + used.token * u64::from(self.bytes);
         let mut bytes = memory.bytes(at, self.bytes as usize)?;
         self.idle.push(used.token);
+        let begun = self.begun[used.token as usize];
         let tail = &bytes[used.len as usize..];
-        if let Some(place) = tail.iter().position(|b| *b != FILL) {
+        if let Some(place) = tail.iter().position(|b| *b != FILL && !begun) {
             return Err(Error::Device(format!(
                 "{} bytes were reported in head {}, but byte {} was written",
                 used.len,
