@@ -13,11 +13,14 @@ mod closing;
 mod fair;
 mod forwarding;
 mod hostile;
+mod judged;
 mod mixed;
 mod moving;
 mod policy;
+mod protocol;
 mod restart;
 mod rig;
+mod rings;
 mod seen;
 #[path = "../silent/mod.rs"]
 mod silent;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use portcullis::guest::{Builder, Guest, Received};
+use portcullis::guest::{Builder, Guest, Received, Shape, VnetHeader};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -385,6 +385,35 @@ impl Victims {
                 "frame {} towards a",
                 self.next
             );
+        }
+    }
+
+    /// `frames` frames each way, `window` at a time: each must arrive, in order, once and unchanged.
+    pub fn stream(&mut self, frames: u64, window: u64) {
+        for _ in 0..frames / window {
+            let first = self.next + 1;
+            self.next += window;
+            for number in first..=self.next {
+                let number = number.to_be_bytes();
+                let (there, back) = (
+                    frame(mac(0xb), mac(0xa), &number),
+                    frame(mac(0xa), mac(0xb), &number),
+                );
+                for (guest, bytes) in [(&mut self.a, &there), (&mut self.b, &back)] {
+                    guest
+                        .queue_frame(0, VnetHeader::default(), bytes, &Shape::Together)
+                        .unwrap();
+                }
+            }
+            self.a.flush(0).unwrap();
+            self.b.flush(0).unwrap();
+            for number in first..=self.next {
+                let number = number.to_be_bytes();
+                let there = frame(mac(0xb), mac(0xa), &number);
+                assert_eq!(hear(&mut self.b, mac(0xa)).bytes, there);
+                let back = frame(mac(0xa), mac(0xb), &number);
+                assert_eq!(hear(&mut self.a, mac(0xb)).bytes, back);
+            }
         }
     }
 }
