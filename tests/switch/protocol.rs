@@ -302,7 +302,9 @@ fn p_24_replaced_kicks_are_watched_no_more() {
             event.signal().unwrap();
         }
         victims.talk(20);
-        assert_eq!(kicks(switch), counted, "an old kick still wakes");
+        // There are two hundred of the old ones, on two rings each. Of the new one a signal may have been under way still.
+        let heard = kicks(switch) - counted;
+        assert!(heard <= 1, "{heard} old kicks still wake");
         for number in 1..20 {
             talk(&mut mallory, victims, number);
         }
