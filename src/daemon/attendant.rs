@@ -265,6 +265,7 @@ impl Switch {
             self.fdb.age(now);
         }
         self.state.tracker().sweep(now, SWEEP);
+        self.write_journal();
     }
 }
 

@@ -28,6 +28,7 @@
 mod attendant;
 mod change;
 mod desk;
+mod journal;
 mod limits;
 mod plan;
 mod prepare;

@@ -249,6 +249,8 @@ impl Switch {
         self.keep_addresses(&policy, &live.ids);
         policy.make_room(&live.spec.tracking);
         let ended = self.state.ended();
+        // While the ports that go still have their names.
+        self.write_journal();
         self.replace(ports, gate, leaving.clone());
         // Addresses that were claimed while the new table was made.
         self.keep_addresses(&policy, &live.ids);
@@ -299,6 +301,8 @@ impl Switch {
         self.leaving = left;
         for id in gone.iter().flat_map(|leaving| &leaving.ports) {
             self.state.forget(*id);
+            // What a worker noted while the port was being taken away: the next of this number is another.
+            drop(self.state.fetch_logged(*id));
         }
         if let Some(workers) = self.workers.as_ref().filter(|_| !gone.is_empty()) {
             // A worker that still had the old one may have given a port its address there.

@@ -175,7 +175,7 @@ impl Switch {
     }
 
     /// The name of a port; its number when it has gone.
-    fn port_name(&self, id: PortId) -> String {
+    pub(super) fn port_name(&self, id: PortId) -> String {
         let port = self.ports.get(&id);
         port.map_or_else(|| format!("#{id}"), |port| port.name().to_owned())
     }

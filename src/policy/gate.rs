@@ -231,6 +231,10 @@ impl Policy {
             .map(|((id, rule), hits)| (id, rule, hits.load(Ordering::Relaxed)))
     }
 
+    pub(super) fn rule_infos(&self) -> &Arc<[RuleInfo]> {
+        &self.rules
+    }
+
     #[inline(always)]
     pub(super) fn bound(&self, port: PortId) -> Option<&Bound> {
         self.ports.get(port.index())?.as_ref()

@@ -418,7 +418,15 @@ impl Judge<'_> {
             }
         }
         match self.known(&admitted.frame, to) {
-            Some(verdict) => verdict,
+            Some(Ok(())) => Ok(()),
+            Some(Err(refusal)) => {
+                // Nothing more of it is kept, but an earlier frame's trace is not this one's.
+                self.context.frame.last = Trace {
+                    to: Some(to),
+                    ..Trace::default()
+                };
+                Err(refusal)
+            }
             None => self.ask(source, receiver, &admitted.frame, to),
         }
     }
@@ -455,7 +463,9 @@ impl Judge<'_> {
                 if let Some(rule) = decided.rule() {
                     self.policy.hit(rule);
                 }
-                Some(Err(self.answered(decided.refusal(reason))))
+                let refusal = decided.refusal(reason);
+                self.note(to, refusal);
+                Some(Err(self.answered(refusal)))
             }
         }
     }
@@ -470,6 +480,15 @@ impl Judge<'_> {
     fn answered(&self, refusal: Refusal) -> Refusal {
         let answer = refusal.answer && self.policy.may_answer(self.source, self.now);
         refusal.with_answer(answer)
+    }
+
+    /// Leaves a note of a frame that is refused, if the rule asks for one.
+    #[inline]
+    fn note(&self, to: PortId, refusal: Refusal) {
+        if let Some(rule) = refusal.rule().filter(|_| refusal.log) {
+            let subject = &self.context.frame.digest.subject;
+            self.policy.note((self.source, to), rule, subject, self.now);
+        }
     }
 
     /// Connection tracking and the two lists.
@@ -517,10 +536,16 @@ impl Judge<'_> {
             if self.keeps(&look) {
                 self.remember(to, Judged::Refused(refusal.reason, decided, opened));
             }
+            self.note(to, refusal);
             return Err(self.answered(refusal));
         }
         let terms = self.policy.terms(source, receiver, outbound, inbound);
         let flow = self.follow(&look, terms.as_ref(), frame, to, &digest)?;
+        for rule in [outbound, inbound].into_iter().filter_map(Say::rule) {
+            if policy.logs(rule) {
+                policy.note((from, to), rule, &digest.subject, self.now);
+            }
+        }
         let rules = [outbound, inbound].map(|say| Decided::by(say.rule()));
         match flow {
             Some((flow, direction)) => {

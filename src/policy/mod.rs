@@ -39,6 +39,7 @@ pub mod guard;
 mod judge;
 pub mod lease;
 mod lists;
+pub mod log;
 mod meter;
 pub mod quarantine;
 #[cfg(any(test, fuzzing))]

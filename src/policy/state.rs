@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::guard::GuardState;
+use super::log::RuleLog;
 use super::meter::Bucket;
 use super::spec::TrackingSpec;
 use super::track::Tracker;
@@ -28,6 +29,7 @@ pub(super) struct Buckets {
 pub(super) struct PortState {
     pub(super) guard: GuardState,
     pub(super) buckets: Buckets,
+    pub(super) log: RuleLog,
 }
 
 /// Sticky addresses, leases, buckets and connections of all ports. Shared by the policies of a switch in turn, and by all

@@ -621,3 +621,74 @@ fn e_23_an_address_that_is_not_the_ports_is_refused_in_spite_of_the_cache() {
         assert_eq!(bench.send(0, 1, &spoofed), Err(DropReason::SourceIpSpoofed));
     }
 }
+
+#[test]
+fn a_rule_that_asks_for_it_leaves_a_note_for_the_log() {
+    let logging = |rule: Rule, name: &str| Rule {
+        log: true,
+        name: name.to_owned(),
+        origin: format!("lan.toml:{name}"),
+        ..rule
+    };
+    let server = PortPolicy {
+        inbound: list(vec![
+            logging(allow_tcp(22), "admin"),
+            allow_tcp(80),
+            logging(Rule::any(Action::Deny), "rest"),
+        ]),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![free(), server]);
+    let notes = |bench: &Bench| -> Vec<(String, u16, u64)> {
+        let fetched = bench.policy.state().fetch_logged(port(0));
+        assert!(fetched.iter().all(|logged| logged.to == port(1)));
+        let told = |logged: &log::Logged| {
+            let name = logged.rule().unwrap().name.clone();
+            (name, logged.subject.dst_port(), logged.suppressed)
+        };
+        fetched.iter().map(told).collect()
+    };
+    let one = |name: &str, port, suppressed| vec![(name.to_owned(), port, suppressed)];
+    // Of a connection the packet that opens it; of others nothing.
+    for _ in 0..3 {
+        bench
+            .send(0, 1, &tcp((1, 1000), (2, 22), "S", 1, 0))
+            .unwrap();
+        bench
+            .send(0, 1, &tcp((1, 1000), (2, 80), "S", 1, 0))
+            .unwrap();
+    }
+    assert_eq!(notes(&bench), one("admin", 22, 0));
+    // Of what is refused every one, whether its verdict was known or not, but for the limit.
+    for _ in 0..1000 {
+        let refused = bench.send(0, 1, &udp((1, 1000), (2, 53)));
+        assert_eq!(refused, Err(DropReason::DeniedInbound));
+    }
+    let found = notes(&bench);
+    assert_eq!(found.len(), log::LINES as usize - 1);
+    assert!(found.iter().all(|note| *note == ("rest".to_owned(), 53, 0)));
+    bench.now = Tick::from_secs(1 + u64::from(log::SECONDS));
+    bench.send(0, 1, &udp((1, 1000), (2, 54))).unwrap_err();
+    let held = 1000 - u64::from(log::LINES - 1);
+    assert_eq!(notes(&bench), one("rest", 54, held));
+    // Notes keep the rules that were in force.
+    bench.send(0, 1, &udp((1, 1000), (2, 55))).unwrap_err();
+    bench.replace(vec![free(), free()]);
+    assert_eq!(notes(&bench), one("rest", 55, 0));
+}
+
+#[test]
+fn a_refusal_that_was_known_tells_its_own_receiver() {
+    let deny = PortPolicy {
+        inbound: list(vec![Rule::any(Action::Deny)]),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![free(), deny.clone(), deny]);
+    for to in [1, 2, 1, 1, 2] {
+        let station = u8::try_from(to).unwrap() + 1;
+        bench
+            .send(0, to, &udp((1, 1000), (station, 53)))
+            .unwrap_err();
+        assert_eq!(bench.contexts[0].trace().to, Some(port(to)));
+    }
+}

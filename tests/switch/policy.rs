@@ -711,3 +711,49 @@ fn an_announcement_after_a_migration_passes_the_end_of_a_list() {
     );
     assert!(all(&mut a).is_empty() && all(&mut b).is_empty());
 }
+
+/// Lines come with the next second; a flood of refusals is a few of them, and says how many it was.
+#[test]
+fn rules_that_log_leave_lines_of_what_they_decided() {
+    let ports = [
+        ("a", station(1, "")),
+        (
+            "b",
+            station(
+                2,
+                "acl = \"b\"\n[acl.b]\ninbound = [ { allow = \"tcp\", port = 22, log = true, name = \"admin\" },\n\
+                 { allow = \"tcp\", port = 80 }, { deny = \"any\", log = true } ]",
+            ),
+        ),
+    ];
+    let switch = Switch::start(&tables(&ports));
+    let (mut a, mut b) = (switch.guest("a", mac(1)), switch.guest("b", mac(2)));
+    opens(&mut a, &mut b, (1, 40_000), (2, 22));
+    opens(&mut a, &mut b, (1, 40_001), (2, 80));
+    for _ in 0..100 {
+        push(&mut a, &udp((1, 5000), (2, 53)));
+    }
+    switch.await_received("a", 100);
+    let line = |words: &str| {
+        until(words, || {
+            let log = switch.log();
+            let found = log.lines().find(|line| line.contains(words));
+            found.map(str::to_owned)
+        })
+    };
+    let admin = line("name=\"admin\"");
+    for words in [
+        "port=\"a\" peer=\"b\" verdict=\"allow\"",
+        "lan.toml:",
+        "packet=\"tcp 10.0.0.1:40000 > 10.0.0.2:22 mac 52:54:00:00:00:01 > 52:54:00:00:00:02\"",
+        "vlan=1 suppressed=0",
+    ] {
+        assert!(admin.contains(words), "{words} in {admin}");
+    }
+    line("packet=\"udp 10.0.0.1:5000 > 10.0.0.2:53");
+    let log = switch.log();
+    let count = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+    assert_eq!(count("name=\"admin\""), 1, "one for the connection: {log}");
+    assert_eq!(count(":80 mac"), 0, "{log}");
+    assert!(count("udp 10.0.0.1:5000") <= 32, "{log}");
+}
