@@ -33,6 +33,7 @@ fn keys() -> BTreeMap<&'static str, Vec<String>> {
         ("timeouts", format!("[conntrack.timeouts]\n{wrong}\n")),
         ("[defaults]", format!("[defaults]\n{wrong}\n")),
         ("limits", format!("[defaults.limits]\n{wrong}\n")),
+        ("quarantine", format!("[defaults.quarantine]\n{wrong}\n")),
         (
             "[port.NAME]",
             format!("[port.b]\nsocket = \"/b\"\n{wrong}\n"),

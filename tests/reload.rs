@@ -411,6 +411,7 @@ fn hold(switch: &Switch, port: &str, helpers: &[&str]) -> serde_json::Value {
     let request = Question::Quarantine(QuarantineRequest {
         port: port.to_owned(),
         helpers: helpers.iter().map(|name| (*name).to_owned()).collect(),
+        allow: None,
     });
     switch.ask(&request).unwrap()
 }

@@ -163,6 +163,16 @@ pub(super) struct QuarantineArgs {
     /// Ports or groups that it may still talk to, as far as the policy lets it
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "port")]
     pub(super) helpers: Vec<String>,
+
+    /// A list of the configuration, [acl.LIST], that it is behind instead of its own: it may do what that allows, as far as the
+    /// others' lists let it
+    #[arg(
+        long,
+        value_name = "LIST",
+        requires = "port",
+        conflicts_with = "helpers"
+    )]
+    pub(super) allow: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -216,8 +226,10 @@ pub(super) struct SwitchArgs {
 
     /// A port; may be repeated. Keys: connect=yes, mode=bridge|isolated|private, uplink=yes, group=NAME, mac=ADDRESS,
     /// vlan=ID, trunk=ID|FROM-TO|all, native=ID, queues=PAIRS, mtu=BYTES, ip=ADDRESS|PREFIX|dhcp, acl=LIST,
-    /// spoofing=allow, dhcp_server=yes, router=yes, link_protocols=yes, max_macs=COUNT; group, mac, trunk, ip and acl may
-    /// be repeated
+    /// spoofing=allow, dhcp_server=yes, router=yes, link_protocols=yes, max_macs=COUNT, max_leases=COUNT,
+    /// addressing_rate=RATE, connections=COUNT, half_open=COUNT, new_connections=RATE, and the limits send=RATE,
+    /// receive=RATE, send_frames=RATE, receive_frames=RATE, broadcast=RATE, multicast=RATE, unknown=RATE, membership=RATE,
+    /// multicast_groups=COUNT, burst=TIME; group, mac, trunk, ip and acl may be repeated
     #[arg(long = "port", value_name = "NAME=PATH[,KEY=VALUE]...")]
     ports: Vec<String>,
 

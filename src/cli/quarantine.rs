@@ -18,6 +18,7 @@ pub(super) fn quarantine(args: &QuarantineArgs) -> Result<(), Failure> {
             &Question::Quarantine(QuarantineRequest {
                 port: port.clone(),
                 helpers: args.helpers.clone(),
+                allow: args.allow.clone(),
             }),
         ),
     }
@@ -67,15 +68,7 @@ fn listed(ports: &[QuarantineReport]) -> String {
 }
 
 fn line(port: &QuarantineReport) -> String {
-    let reaches = if port.helpers.is_empty() {
-        "nobody".to_owned()
-    } else {
-        port.helpers.join(", ")
-    };
-    format!(
-        "{}: in quarantine by {}, reaches {reaches}\n",
-        port.port, port.by
-    )
+    format!("{}: in quarantine {}\n", port.port, port.said())
 }
 
 #[cfg(test)]
@@ -87,6 +80,7 @@ mod tests {
         let port = |name: &str, helpers: &[&str]| QuarantineReport {
             port: name.to_owned(),
             helpers: helpers.iter().map(|name| (*name).to_owned()).collect(),
+            allow: None,
             since: 0,
             by: "operator".to_owned(),
         };
@@ -95,6 +89,14 @@ mod tests {
             listed(&[port("web", &[]), port("db", &["scanner", "dns"])]),
             "web: in quarantine by operator, reaches nobody\n\
              db: in quarantine by operator, reaches scanner, dns\n"
+        );
+        let behind = QuarantineReport {
+            allow: Some("sick".to_owned()),
+            ..port("web", &[])
+        };
+        assert_eq!(
+            listed(&[behind]),
+            "web: in quarantine by operator, reaches what list sick allows\n"
         );
     }
 }

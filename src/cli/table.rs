@@ -91,12 +91,7 @@ fn details(port: &PortReport, text: &mut String) {
     let status = &port.status;
     let mut lines: Vec<(&str, String)> = Vec::new();
     if let Some(ward) = &port.quarantine {
-        let reaches = if ward.helpers.is_empty() {
-            "nobody".to_owned()
-        } else {
-            ward.helpers.join(", ")
-        };
-        lines.push(("quarantine", format!("by {}, reaches {reaches}", ward.by)));
+        lines.push(("quarantine", ward.said()));
     }
     if !port.switched_off.is_empty() {
         lines.push(("switched off", port.switched_off.join(" ")));

@@ -5,25 +5,43 @@ use super::raw::{Entry, Item, Raw, Section, Value};
 use super::{Fault, Overrides, Place};
 
 /// Keys of a port's flag, and the key of the file that each stands for.
-const FLAG_KEYS: [(&str, &str); 18] = [
+const FLAG_KEYS: [(&str, &str); 23] = [
     ("acl", "acl"),
+    ("addressing_rate", "addressing_rate"),
     ("connect", "connect"),
+    ("connections", "connections"),
     ("dhcp_server", "dhcp_server"),
     ("group", "groups"),
     ("groups", "groups"),
+    ("half_open", "half_open"),
     ("ip", "ip"),
     ("link_protocols", "link_protocols"),
     ("mac", "mac"),
+    ("max_leases", "max_leases"),
     ("max_macs", "max_macs"),
     ("mode", "mode"),
     ("mtu", "mtu"),
     ("native", "native"),
+    ("new_connections", "new_connections"),
     ("queues", "queues"),
     ("router", "router"),
     ("spoofing", "spoofing"),
     ("trunk", "trunk"),
     ("uplink", "uplink"),
     ("vlan", "vlan"),
+];
+/// Keys of a port's flag that stand in the table `limits` of the file.
+const LIMIT_KEYS: [&str; 10] = [
+    "broadcast",
+    "burst",
+    "membership",
+    "multicast",
+    "multicast_groups",
+    "receive",
+    "receive_frames",
+    "send",
+    "send_frames",
+    "unknown",
 ];
 /// Keys that may be given several times in one flag.
 const LIST_KEYS: [&str; 5] = ["acl", "groups", "ip", "mac", "trunk"];
@@ -103,9 +121,12 @@ fn parse_port_flag(flag: &str) -> Result<(String, Section), Fault> {
             let problem = format!("{part:?} is not key=value");
             refuse(&title, problem, FLAG_FORM.to_owned())
         })?;
+        let limit = LIMIT_KEYS.iter().find(|name| **name == key);
         let known = FLAG_KEYS.iter().find(|(name, _)| *name == key);
-        let Some((_, key_of_file)) = known else {
-            let names = FLAG_KEYS.map(|(name, _)| name);
+        let known = known.map(|(_, key)| key).or(limit);
+        let Some(key_of_file) = known else {
+            let names: Vec<&str> = FLAG_KEYS.iter().map(|(name, _)| *name).collect();
+            let names = [&names[..], &LIMIT_KEYS].concat();
             let remedy = match nearest(key, &names) {
                 Some(near) => format!("did you mean {near}?"),
                 None => format!("the keys of --port are {}", names.join(", ")),
@@ -120,7 +141,12 @@ fn parse_port_flag(flag: &str) -> Result<(String, Section), Fault> {
             place: place.clone(),
             value: Value::Word(word.to_owned()),
         };
-        add_flag_key(&mut section, key_of_file, item).map_err(|()| {
+        let added = if limit.is_some() {
+            add_limit(&mut section, key_of_file, item)
+        } else {
+            add_flag_key(&mut section, key_of_file, item)
+        };
+        added.map_err(|()| {
             let remedy = "give it once".to_owned();
             refuse(&format!("{title}: {key}"), "given twice".to_owned(), remedy)
         })?;
@@ -145,4 +171,28 @@ fn add_flag_key(section: &mut Section, key: &str, item: Item) -> Result<(), ()> 
         }
     }
     Ok(())
+}
+
+/// A key of the table `limits`.
+fn add_limit(section: &mut Section, key: &str, item: Item) -> Result<(), ()> {
+    let place = item.place.clone();
+    let entry = Entry {
+        key: key.to_owned(),
+        item,
+    };
+    let found = section
+        .entries
+        .iter_mut()
+        .find(|entry| entry.key == "limits");
+    match found.map(|entry| &mut entry.item.value) {
+        Some(Value::Table(limits)) if limits.iter().any(|limit| limit.key == key) => Err(()),
+        Some(Value::Table(limits)) => {
+            limits.push(entry);
+            Ok(())
+        }
+        _ => {
+            replace(section, "limits", place, Value::Table(vec![entry]));
+            Ok(())
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use super::Place;
 use super::reader::Reader;
 use crate::frame::MAX_FRAME;
+use crate::policy::groups;
 use crate::policy::spec::{ConnectionQuota, LimitSpec, Rate};
 
 /// Bits of the longest frame: a bucket that holds less would never let it pass.
@@ -22,6 +23,14 @@ const BITS_RULE: &str = "write a rate such as \"100Mbit/s\", with a burst if you
 const FRAMES_RULE: &str = "write a rate such as \"500/s\" or \"50k/s\", with a burst if you like (\"500/s burst 50\"), or \"none\"";
 const ADDRESSING_RULE: &str = "write packets a second, such as \"100/s\", or \"none\"";
 const TIME_RULE: &str = "write a time from 1ms to 10s, such as \"50ms\"";
+
+/// Packets about memberships that a guest may send when nothing is said: for each of its groups one in ten seconds or so.
+const MEMBERSHIP: Wish = Wish {
+    per_second: 100,
+    burst: Some(200),
+};
+/// Groups that a guest may send to in a minute when nothing is said: with IPv6 each neighbour is one.
+const GROUPS: u32 = 512;
 
 /// What a rate counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +70,8 @@ pub(super) struct Limits {
     broadcast: Option<Wish>,
     multicast: Option<Wish>,
     unknown: Option<Wish>,
+    membership: Option<Wish>,
+    groups: Option<u32>,
     burst_ms: Option<u32>,
 }
 
@@ -79,6 +90,10 @@ impl Limits {
             broadcast: rate(&mut reader, "broadcast", Unit::Frames),
             multicast: rate(&mut reader, "multicast", Unit::Frames),
             unknown: rate(&mut reader, "unknown", Unit::Frames),
+            membership: rate(&mut reader, "membership", Unit::Frames),
+            groups: reader
+                .number("multicast_groups", 0..=groups::MOST)
+                .map(|(most, _)| most),
             burst_ms: time(&mut reader, "burst"),
         };
         reader.finish();
@@ -95,11 +110,14 @@ impl Limits {
             broadcast: self.broadcast.or(below.broadcast),
             multicast: self.multicast.or(below.multicast),
             unknown: self.unknown.or(below.unknown),
+            membership: self.membership.or(below.membership),
+            groups: self.groups.or(below.groups),
             burst_ms: self.burst_ms.or(below.burst_ms),
         }
     }
 
-    pub(super) fn spec(&self) -> LimitSpec {
+    /// The limits of a port. What is not said of multicast groups is generous for a guest, and nothing for an uplink.
+    pub(super) fn spec(&self, uplink: bool) -> LimitSpec {
         let burst_ms = self.burst_ms.unwrap_or(DEFAULT_BURST_MS);
         let bucket = |wish: Option<Wish>, least| {
             wish.map_or(Rate::default(), |wish| wish.bucket(burst_ms, least))
@@ -112,6 +130,8 @@ impl Limits {
             broadcast: bucket(self.broadcast, FEW),
             multicast: bucket(self.multicast, FEW),
             unknown: bucket(self.unknown, FEW),
+            membership: bucket(self.membership.or((!uplink).then_some(MEMBERSHIP)), FEW),
+            groups: self.groups.unwrap_or(if uplink { 0 } else { GROUPS }),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The lists of a port add up in order: its own, those of its groups, those of `[defaults]`. A direction of which none
 //! of them says anything has no list.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::acl::read_rule;
@@ -13,6 +13,7 @@ use super::ports::refuse_bad_name;
 use super::raw::Named;
 use super::reader::Reader;
 use super::shared::{Binding, Parameters, Shared};
+use super::spec::RuleList;
 use super::who::Names;
 use super::{Fault, Place};
 use crate::policy::rule::{Action, Kind, Rule};
@@ -143,6 +144,19 @@ impl Lists {
         };
         self.made.insert(key, bound.clone());
         bound
+    }
+
+    /// All of them, each as a list of its own.
+    pub(super) fn all(&self) -> BTreeMap<String, RuleList> {
+        let rules = |rules: &Option<Vec<Rule>>| rules.as_deref().unwrap_or_default().into();
+        let list = |(name, list): (&String, &List)| {
+            let list = RuleList {
+                outbound: rules(&list.outbound),
+                inbound: rules(&list.inbound),
+            };
+            (name.clone(), list)
+        };
+        self.by_name.iter().map(list).collect()
     }
 
     fn remedy_for(&self, name: &str) -> String {

@@ -32,6 +32,7 @@ mod security;
 mod shared;
 mod spec;
 mod terms;
+mod triggers;
 mod validate;
 mod who;
 
@@ -46,6 +47,7 @@ pub use packet::PacketError;
 pub use paths::{check_paths, default_control_path, runtime_directory};
 pub use spec::{
     Assert, MAX_MTU, MAX_NAME, MAX_QUEUES, MAX_SOCKET_PATH, MIN_MTU, PortSpec, SwitchSpec,
+    Threshold, TriggerSpec,
 };
 
 /// What the command line says about the switch; it wins over the file.

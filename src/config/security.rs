@@ -9,9 +9,10 @@ use super::limits::addressing_rate;
 use super::raw::{Item, Value};
 use super::reader::Reader;
 use crate::frame::Mac;
+use crate::policy::lease;
 use crate::policy::spec::{GuardSpec, IpSpec, MacSpec, May};
 
-const MAX_LEASES: u32 = 1_024;
+const MAX_LEASES: u32 = lease::MAX_LEASES as u32;
 /// Leases of a port that says nothing of it.
 const DEFAULT_LEASES: u16 = 8;
 /// ARP and neighbour discovery packets a second of a guest port that says nothing of it.

@@ -6,8 +6,8 @@
 use super::limits::{Connections, Limits};
 use super::reader::Reader;
 use super::security::Security;
-use super::spec::{MAX_MTU, MAX_QUEUES, MIN_MTU};
-use super::{MODES, NAME_RULE, Place, narrow, valid_name};
+use super::spec::{MAX_MTU, MAX_QUEUES, MIN_MTU, TriggerSpec};
+use super::{MODES, NAME_RULE, Place, narrow, triggers, valid_name};
 use crate::fabric::{Mode, VidSet, VlanMembership};
 use crate::frame::{Mac, Vid};
 use crate::port::socket;
@@ -34,6 +34,7 @@ pub(super) struct Shared {
     pub(super) lists: Vec<Binding>,
     pub(super) parameters: Parameters,
     pub(super) limits: Limits,
+    pub(super) triggers: Option<TriggerSpec>,
     pub(super) connections: Connections,
     pub(super) max_macs: Option<u32>,
     pub(super) access: Access,
@@ -68,6 +69,7 @@ impl Shared {
             lists: read_lists(reader),
             parameters: Parameters::read(reader),
             limits: Limits::read(reader),
+            triggers: triggers::read(reader),
             connections: Connections::read(reader, "connections"),
             max_macs: reader
                 .number("max_macs", 1..=super::MAX_FDB)
@@ -92,6 +94,7 @@ impl Shared {
             lists: self.lists,
             parameters: self.parameters.or(&below.parameters),
             limits: self.limits.or(&below.limits),
+            triggers: self.triggers.or_else(|| below.triggers.clone()),
             connections: self.connections.or(&below.connections),
             max_macs: self.max_macs.or(below.max_macs),
             access: self.access.or(&below.access),

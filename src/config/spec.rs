@@ -1,11 +1,12 @@
 //! The validated model: what the rest of the house is built from.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Place;
 use super::packet::{self, PacketError, Station};
-use crate::counters::{PortId, PortSet};
+use crate::counters::{DropReason, PortId, PortSet};
 use crate::datapath::PollMode;
 use crate::fabric::{FdbLimits, Mode, VlanMembership};
 use crate::frame::{Mac, Vid};
@@ -54,6 +55,8 @@ pub struct SwitchSpec {
     pub tracking: TrackingSpec,
     /// 1 to [`MAX_PORTS`](crate::counters::MAX_PORTS), in the order they were written.
     pub ports: Vec<PortSpec>,
+    /// Every `[acl.NAME]`, bound to a port or not: a port may be put behind one that is not its own.
+    pub lists: BTreeMap<String, RuleList>,
     /// What must be true of the policy: to be judged at every load, which is refused when one fails.
     pub asserts: Vec<Assert>,
 }
@@ -107,6 +110,8 @@ pub struct PortSpec {
     pub inbound: Option<Arc<[Rule]>>,
     /// Limits of what it sends and receives.
     pub limits: LimitSpec,
+    /// What puts it in quarantine by itself.
+    pub triggers: TriggerSpec,
     /// Bounds of its connections.
     pub quota: ConnectionQuota,
     /// The most source addresses that are learned from it; `None`: as the forwarding table has it.
@@ -115,6 +120,45 @@ pub struct PortSpec {
     pub access: Access,
     /// Where the socket was named.
     pub origin: Place,
+}
+
+/// What puts a port in quarantine by itself, and whom it may reach then.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TriggerSpec {
+    /// So many frames of the port dropped for a reason.
+    pub drops: Vec<(DropReason, Threshold)>,
+    /// About so many different ends (addresses with their ports) that lists refused it.
+    pub scan: Option<Threshold>,
+    /// The list that it is behind then.
+    pub allow: Option<String>,
+    /// Ports and groups that it may still talk to then; empty beside a list.
+    pub helpers: Vec<String>,
+}
+
+impl TriggerSpec {
+    /// Whether there is anything that would put the port aside.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        !self.drops.is_empty() || self.scan.is_some()
+    }
+}
+
+/// So many within so long: counted in spans of that length that follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Threshold {
+    /// This many are too many.
+    pub count: u32,
+    /// Seconds.
+    pub seconds: u32,
+}
+
+/// A list of rules: ports are told by their place in [`SwitchSpec::ports`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleList {
+    /// What may be sent; empty where the list does not say.
+    pub outbound: Arc<[Rule]>,
+    /// What may be received, likewise.
+    pub inbound: Arc<[Rule]>,
 }
 
 impl PortSpec {
@@ -169,15 +213,29 @@ impl SwitchSpec {
     /// a port without an id.
     #[must_use]
     pub fn policy_for(&self, ids: &[PortId]) -> PolicySpec {
+        self.policy_behind(ids, &BTreeMap::new())
+    }
+
+    /// The same with some ports, by their names, behind the list of that name and no other, whatever is bound to them. A list that
+    /// there is not allows nothing.
+    #[must_use]
+    pub fn policy_behind(&self, ids: &[PortId], behind: &BTreeMap<String, String>) -> PolicySpec {
         let room = ids.iter().map(|id| id.index() + 1).max().unwrap_or(0);
         let mut ports = vec![None; room];
         let mut moved = Moved::new(ids);
         for (port, id) in self.ports.iter().zip(ids) {
             if let Some(place) = ports.get_mut(id.index()) {
+                let none: Arc<[Rule]> = Arc::from([]);
+                let list = behind.get(&port.name).map(|name| self.lists.get(name));
+                let [outbound, inbound] = match &list {
+                    None => [port.outbound.as_ref(), port.inbound.as_ref()],
+                    Some(Some(list)) => [Some(&list.outbound), Some(&list.inbound)],
+                    Some(None) => [Some(&none), Some(&none)],
+                };
                 *place = Some(PortPolicy {
                     guard: port.guard.clone(),
-                    outbound: port.outbound.as_ref().map(|rules| moved.list(rules)),
-                    inbound: port.inbound.as_ref().map(|rules| moved.list(rules)),
+                    outbound: outbound.map(|rules| moved.list(rules)),
+                    inbound: inbound.map(|rules| moved.list(rules)),
                     limits: port.limits,
                     quota: Some(port.quota),
                     untagged: untagged(&port.vlan),

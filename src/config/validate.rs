@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::asserts::read_asserts;
-use super::between::{check_between, check_control, check_count};
+use super::between::{check_between, check_caps, check_control, check_count};
 use super::limits::Connections;
 use super::lists::Lists;
 use super::paths::default_control_path;
@@ -13,7 +13,7 @@ use super::reader::Reader;
 use super::shared::{Access, Shared};
 use super::spec::SwitchSpec;
 use super::who::Names;
-use super::{Fault, MAX_FDB, MODES, NAME_RULE, Place, narrow, socket_path, valid_name};
+use super::{Fault, MAX_FDB, MODES, NAME_RULE, Place, narrow, socket_path, triggers, valid_name};
 use crate::datapath::PollMode;
 use crate::fabric::{FdbLimits, Mode};
 use crate::policy::spec::{ConnectionQuota, Timeouts, TrackingSpec};
@@ -64,6 +64,9 @@ pub(super) fn validate(mut raw: Raw, file: Option<&Path>, faults: &mut Vec<Fault
     fdb.ports = narrow(u32::try_from(ports.len()).unwrap_or(u32::MAX));
     check_count(&ports, &whole, faults);
     check_between(&ports, faults);
+    check_caps(&ports, &fdb, faults);
+    let lists = lists.all();
+    triggers::check(&ports, |name| lists.contains_key(name), faults);
     check_control(&switch, &ports, faults);
     SwitchSpec {
         name: switch.name,
@@ -78,6 +81,7 @@ pub(super) fn validate(mut raw: Raw, file: Option<&Path>, faults: &mut Vec<Fault
         default_deny: switch.default_deny,
         tracking,
         ports,
+        lists,
         asserts,
     }
 }

@@ -110,10 +110,26 @@ pub struct QuarantineReport {
     pub port: String,
     /// Ports and groups that it may still talk to, by name.
     pub helpers: Vec<String>,
+    /// The list of the configuration that it is behind, if it is behind one.
+    #[serde(default)]
+    pub allow: Option<String>,
     /// Seconds since the epoch of Unix.
     pub since: u64,
     /// Whose doing it is: `operator`, or the trigger.
     pub by: String,
+}
+
+impl QuarantineReport {
+    /// Whose doing it is, and what it still reaches: `by operator, reaches db, dns`.
+    #[must_use]
+    pub fn said(&self) -> String {
+        let reaches = match &self.allow {
+            Some(list) => format!("what list {list} allows"),
+            None if self.helpers.is_empty() => "nobody".to_owned(),
+            None => self.helpers.join(", "),
+        };
+        format!("by {}, reaches {reaches}", self.by)
+    }
 }
 
 /// What `quarantine` and `release` answer.

@@ -84,6 +84,9 @@ pub struct QuarantineRequest {
     /// Ports and groups that it may still talk to.
     #[serde(default)]
     pub helpers: Vec<String>,
+    /// A list of the configuration that it is to be behind, instead of helpers: it may do what that allows.
+    #[serde(default)]
+    pub allow: Option<String>,
 }
 
 /// Whom to let out.

@@ -102,8 +102,12 @@ reasons! {
     HeaderInvalid "header-invalid" Ingress;
     /// More ARP and neighbour discovery packets than the port may send.
     AddressingRate "addressing-rate" Ingress;
-    /// More addresses, leases or groups than the port may have.
+    /// More addresses or leases than the port may have.
     AddressLimit "address-limit" Ingress;
+    /// To more multicast groups than the port may send to in a minute.
+    GroupLimit "group-limit" Ingress;
+    /// More reports of multicast memberships (IGMP, MLD) than the port may send.
+    MembershipRate "membership-rate" Ingress;
     /// More broadcast than the port may send.
     StormBroadcast "storm-broadcast" Ingress;
     /// More multicast than the port may send.

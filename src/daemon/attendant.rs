@@ -266,6 +266,7 @@ impl Switch {
         }
         self.state.tracker().sweep(now, SWEEP);
         self.write_journal();
+        self.watch_triggers(now);
     }
 }
 

@@ -118,6 +118,7 @@ fn policy_keys(old: &PortSpec, new: &PortSpec) -> Vec<&'static str> {
         ("security", is_guarded_otherwise(old, new)),
         ("acl", lists(old) != lists(new)),
         ("limits", old.limits != new.limits),
+        ("quarantine", old.triggers != new.triggers),
         ("connections", old.quota != new.quota),
         ("max_macs", old.max_macs != new.max_macs),
     ];

@@ -40,6 +40,7 @@ mod seen;
 mod signals;
 mod source;
 mod trial;
+mod triggers;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -64,9 +65,10 @@ use crate::port::lanes::{FaultBell, Lanes};
 use crate::port::port::{OpenError, Port};
 use desk::Desk;
 use plan::Live;
-use quarantine::Wards;
+use quarantine::{Behind, Wards};
 use record::Record;
 use reload::{Done, Job, Leaving};
+use triggers::Triggers;
 
 pub use change::{compare, needing_restart};
 pub use prepare::keep_defaults;
@@ -202,6 +204,11 @@ pub struct Switch {
     /// Who waits for the job that runs.
     at_desk: Option<Ticket>,
     wards: Wards,
+    /// With whom behind which list the gate in force was compiled.
+    behind: Behind,
+    triggers: Triggers,
+    /// Something of the quarantine is to be settled at the desk, which was full.
+    is_unsettled: bool,
     /// Generations that a worker may still hold, with the ports that went with them.
     leaving: Vec<Leaving>,
     /// Ports whose guest has gone since the job at the desk began.
@@ -250,7 +257,9 @@ impl Switch {
         let fdb = Arc::new(fdb);
         let state = State::new();
         let remembered = (Arc::clone(&fdb), Arc::clone(&state));
-        let gate = plan::gate(spec, &live.ids, 1, wards.resolve(&live), remembered)?;
+        let behind = wards.behind();
+        let quarantine = wards.resolve(&live, &behind);
+        let gate = plan::gate(spec, &live.ids, 1, (quarantine, &behind), remembered)?;
         gate.policy.make_room(&spec.tracking);
         let epoll = epoll::create(CreateFlags::CLOEXEC);
         let epoll = Arc::new(epoll.map_err(|errno| failed("wait")(errno.into()))?);
@@ -307,6 +316,9 @@ impl Switch {
             desk,
             at_desk: None,
             wards,
+            behind,
+            triggers: Triggers::default(),
+            is_unsettled: false,
             leaving: Vec::new(),
             forgotten: Vec::new(),
         })

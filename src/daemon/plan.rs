@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::quarantine::Behind;
 use super::source::Source;
 use crate::clock::Tick;
 use crate::config::{PortSpec, SwitchSpec};
@@ -63,7 +64,7 @@ impl Live {
     }
 }
 
-/// Everything that judges frames.
+/// Everything that judges frames, with some ports behind lists that are not their own.
 ///
 /// # Errors
 /// The lists come to more than the classifier takes.
@@ -71,10 +72,10 @@ pub(super) fn gate(
     spec: &SwitchSpec,
     ids: &[PortId],
     epoch: u64,
-    quarantine: Quarantine,
+    (quarantine, behind): (Quarantine, &Behind),
     (fdb, state): (Arc<Fdb>, Arc<State>),
 ) -> Result<Gate, TooLarge> {
-    let policy = Policy::compile(epoch, &spec.policy_for(ids), state)?;
+    let policy = Policy::compile(epoch, &spec.policy_behind(ids, behind), state)?;
     Ok(Gate {
         policy: policy.with_quarantine(epoch, quarantine),
         fabric: Fabric::new(&rows(&spec.ports, ids), fdb),
@@ -199,7 +200,8 @@ mod tests {
     fn gate_of(spec: &SwitchSpec, ids: &[PortId]) -> Gate {
         let fdb = Arc::new(fdb(spec, ids).unwrap());
         let state = State::new();
-        gate(spec, ids, 1, Quarantine::default(), (fdb, state)).unwrap()
+        let quarantine = (Quarantine::default(), &Behind::new());
+        gate(spec, ids, 1, quarantine, (fdb, state)).unwrap()
     }
 
     #[test]

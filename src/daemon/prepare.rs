@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::change::{self, Fate};
 use super::plan::{self, Live};
+use super::quarantine::Behind;
 use super::source::{Source, SourceError};
 use crate::clock::Clock;
 use crate::config::{Place, SwitchSpec};
@@ -78,6 +79,8 @@ pub(super) struct Basis {
     pub(super) fdb: Arc<Fdb>,
     pub(super) state: Arc<State>,
     pub(super) epoch: u64,
+    /// Ports in quarantine that are to be behind lists.
+    pub(super) behind: Behind,
     /// Numbers that may not be given out.
     pub(super) taken: PortSet,
     /// Paths at which ports listen.
@@ -102,6 +105,8 @@ pub(super) struct Prepared {
     pub(super) live: Live,
     pub(super) ports: Ports,
     pub(super) gate: Gate,
+    /// With whom behind which list the gate was compiled.
+    pub(super) behind: Behind,
     pub(super) opening: Vec<Opening>,
     /// Ports of the old configuration that are not there, or not as they were, in the new.
     pub(super) leaving: Vec<PortId>,
@@ -145,7 +150,13 @@ impl Basis {
         let fdb = self.fdb(&spec, &ids, &fates, &leaving)?;
         let remembered = (fdb, Arc::clone(&self.state));
         let epoch = self.epoch + 1;
-        let gate = plan::gate(&spec, &ids, epoch, Quarantine::default(), remembered)?;
+        let gate = plan::gate(
+            &spec,
+            &ids,
+            epoch,
+            (Quarantine::default(), &self.behind),
+            remembered,
+        )?;
         let workers = self.workers(&fates);
         let opening = self.openings(&spec, &ids, &workers, &fates, &leaving)?;
         let staying = stay.iter().filter_map(|id| self.ports.get(id));
@@ -161,6 +172,7 @@ impl Basis {
             },
             ports,
             gate,
+            behind: self.behind.clone(),
             opening,
             leaving,
         })

@@ -5,6 +5,9 @@
 //! the old or the new. A file that is there and cannot be believed keeps the switch from starting, since it may be all that
 //! stands between a bad guest and the others.
 //!
+//! A port may be put behind a list of the configuration instead of helpers. That is another gate, which has to be compiled: until it is in
+//! force, and when a reload takes the list away, the port is alone.
+//!
 //! A port that a reload takes away stays in the book: when one of its name comes back, it is in quarantine at once.
 
 use std::collections::BTreeMap;
@@ -33,6 +36,9 @@ pub struct StateError {
     file: PathBuf,
     why: String,
 }
+
+/// Ports that are behind a list, and which, by name.
+pub(super) type Behind = BTreeMap<String, String>;
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -86,10 +92,24 @@ impl Wards {
         self.ports.get(name)
     }
 
-    /// The same in numbers.
-    pub(super) fn resolve(&self, live: &Live) -> Quarantine {
+    /// Which ports are to be behind which list.
+    pub(super) fn behind(&self) -> Behind {
+        let behind = self.ports.values();
+        let behind = behind.filter_map(|ward| Some((ward.port.clone(), ward.allow.clone()?)));
+        behind.collect()
+    }
+
+    /// The same in numbers, for a gate that was compiled with the ports of `in_force` behind lists. A port that is to be behind
+    /// another, or behind one that the configuration does not have, is alone.
+    pub(super) fn resolve(&self, live: &Live, in_force: &Behind) -> Quarantine {
         let known = live.ports().filter_map(|(port, id)| {
             let ward = self.ports.get(&port.name)?;
+            let is_behind = ward.allow.as_ref().is_some_and(|list| {
+                in_force.get(&port.name) == Some(list) && live.spec.lists.contains_key(list)
+            });
+            if is_behind {
+                return None;
+            }
             let helpers = ward.helpers.iter();
             let helpers = helpers.flat_map(|name| named(live, name));
             Some((
@@ -110,7 +130,11 @@ impl Wards {
         request: QuarantineRequest,
         by: &str,
     ) -> Result<(), String> {
-        let QuarantineRequest { port, helpers } = request;
+        let QuarantineRequest {
+            port,
+            helpers,
+            allow,
+        } = request;
         if live.port(&port).is_none() {
             return Err(unknown_port(live, &port));
         }
@@ -119,12 +143,21 @@ impl Wards {
                 return Err(format!("no port or group is called {helper:?}"));
             }
         }
+        if let Some(list) = &allow {
+            if !helpers.is_empty() {
+                return Err("name a list or helpers, not both".to_owned());
+            }
+            if !live.spec.lists.contains_key(list) {
+                return Err(format!("no list is called {list:?}; add [acl.{list}]"));
+            }
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let since = now.map_or(0, |since| since.as_secs());
         let since = self.ports.get(&port).map_or(since, |ward| ward.since);
         let ward = QuarantineReport {
             port: port.clone(),
             helpers,
+            allow,
             since,
             by: by.to_owned(),
         };
@@ -269,6 +302,7 @@ mod tests {
         QuarantineRequest {
             port: port.to_owned(),
             helpers: helpers.iter().map(|name| (*name).to_owned()).collect(),
+            allow: None,
         }
     }
 
@@ -286,7 +320,7 @@ mod tests {
         let again = empty(directory.path());
         assert_eq!(again.reports(), wards.reports());
         let id = |index| PortId::new(index).unwrap();
-        let quarantine = again.resolve(&live);
+        let quarantine = again.resolve(&live, &Behind::new());
         assert!(!quarantine.separates(id(0), id(1)) && !quarantine.separates(id(2), id(0)));
         assert!(quarantine.holds(id(0)) && !quarantine.holds(id(1)));
         wards.release(&live, "a").unwrap();
@@ -317,14 +351,40 @@ mod tests {
     }
 
     #[test]
+    fn a_port_behind_a_list_is_alone_until_the_list_is_in_force() {
+        let directory = tempfile::tempdir().unwrap();
+        let text =
+            "[acl.sick]\noutbound = []\n[port.a]\nsocket = \"/a\"\n[port.b]\nsocket = \"/b\"\n";
+        let spec = |text| from_text(None, text, &Overrides::default()).unwrap();
+        let listed = Live::first(Source::default(), spec(text));
+        let mut wards = empty(directory.path());
+        let to = |list: &str| QuarantineRequest {
+            allow: Some(list.to_owned()),
+            ..request("a", &[])
+        };
+        let error = wards.hold(&listed, to("well"), "operator").unwrap_err();
+        assert_eq!(error, "no list is called \"well\"; add [acl.well]");
+        wards.hold(&listed, to("sick"), "operator").unwrap();
+        wards.saving().save().unwrap();
+        let wards = empty(directory.path());
+        let a = PortId::FIRST;
+        assert!(wards.resolve(&listed, &Behind::new()).silences(a));
+        let other = Behind::from([("a".to_owned(), "other".to_owned())]);
+        assert!(wards.resolve(&listed, &other).silences(a));
+        assert!(!wards.resolve(&listed, &wards.behind()).holds(a));
+        // A list that is there no more allows nothing.
+        assert!(wards.resolve(&live(&["a=/a"]), &wards.behind()).silences(a));
+    }
+
+    #[test]
     fn a_port_that_comes_back_is_in_quarantine_still() {
         let directory = tempfile::tempdir().unwrap();
         let mut wards = empty(directory.path());
         wards
             .hold(&live(&["a=/a", "b=/b"]), request("b", &[]), "operator")
             .unwrap();
-        assert!(wards.resolve(&live(&["a=/a"])).is_empty());
-        let back = wards.resolve(&live(&["c=/c", "b=/b"]));
+        assert!(wards.resolve(&live(&["a=/a"]), &Behind::new()).is_empty());
+        let back = wards.resolve(&live(&["c=/c", "b=/b"]), &Behind::new());
         assert!(back.holds(PortId::new(1).unwrap()));
     }
 

@@ -10,13 +10,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::prepare::{Basis, Opening, Prepared, ReloadError};
-use super::quarantine::Saving;
+use super::quarantine::Behind;
+use super::triggers::Tripped;
 use super::{Ends, Switch};
 use crate::clock::Tick;
 use crate::control::{Answer, QuarantineAnswer, QuarantineRequest, ReloadReport, Response, Ticket};
 use crate::counters::{PortId, PortSet};
 use crate::datapath::{Gate, Ports, Retired};
 use crate::policy::Policy;
+use crate::policy::acl::TooLarge;
 
 /// What is done at the desk.
 #[derive(Debug)]
@@ -26,11 +28,10 @@ pub(super) enum Job {
         file: Option<PathBuf>,
         ticket: Option<Ticket>,
     },
-    /// What follows another quarantine: judge connections again, and write the book.
+    /// What follows another quarantine: put ports behind their lists, judge connections again, and write the book.
     Save {
-        policy: Box<Policy>,
-        saving: Saving,
-        ticket: Ticket,
+        /// Who ordered it; nobody waits for a trigger's.
+        ticket: Option<Ticket>,
     },
 }
 
@@ -46,7 +47,9 @@ pub(super) enum Done {
     Save {
         file: PathBuf,
         saved: io::Result<()>,
-        ticket: Ticket,
+        /// Another gate, where other ports are to be behind lists than in the one in force.
+        gate: Option<Box<(Result<Policy, TooLarge>, Behind)>>,
+        ticket: Option<Ticket>,
     },
 }
 
@@ -87,10 +90,14 @@ impl Switch {
     /// Starts the next job if there is one and none runs; frees what no worker holds any more.
     pub(super) fn work_on(&mut self) {
         self.see_off();
+        if self.is_unsettled {
+            // Again in the next turn when the desk is full.
+            self.is_unsettled = self.desk.put(Job::Save { ticket: None }).is_err();
+        }
         let Some(job) = self.desk.next() else { return };
         self.at_desk = match &job {
             Job::Reload { ticket, .. } => *ticket,
-            Job::Save { ticket, .. } => Some(*ticket),
+            Job::Save { ticket } => *ticket,
         };
         let started = match job {
             Job::Reload { file, ticket } => {
@@ -103,25 +110,38 @@ impl Switch {
                 });
                 result.map_err(|error| (ticket, error))
             }
-            Job::Save {
-                policy,
-                saving,
-                ticket,
-            } => {
-                let clock = self.clock.clone();
-                let result = self.desk.start(move || {
-                    policy.rejudge_all(clock.now());
-                    Done::Save {
-                        saved: saving.save(),
-                        file: saving.file().to_owned(),
-                        ticket,
-                    }
-                });
-                result.map_err(|error| (Some(ticket), error))
+            Job::Save { ticket } => {
+                let work = self.settling(ticket);
+                self.desk.start(work).map_err(|error| (ticket, error))
             }
         };
         if let Err((ticket, error)) = started {
             self.refuse(ticket, format!("cannot make a thread: {error}"));
+        }
+    }
+
+    /// The work of [`Job::Save`], for the quarantine as it is now.
+    fn settling(&self, ticket: Option<Ticket>) -> impl FnOnce() -> Done + Send + use<> {
+        let (saving, clock) = (self.wards.saving(), self.clock.clone());
+        let generation = self.workers.as_ref().map(|workers| workers.generation());
+        let policy = generation.map(|generation| generation.gate.policy.clone());
+        let (behind, live) = (self.wards.behind(), Arc::clone(&self.live));
+        let is_other = behind != self.behind;
+        let (epoch, state) = (self.epoch() + 1, Arc::clone(&self.state));
+        move || {
+            let gate = is_other.then(|| {
+                let spec = live.spec.policy_behind(&live.ids, &behind);
+                Box::new((Policy::compile(epoch, &spec, state), behind))
+            });
+            if let Some(policy) = policy {
+                policy.rejudge_all(clock.now());
+            }
+            Done::Save {
+                saved: saving.save(),
+                file: saving.file().to_owned(),
+                gate,
+                ticket,
+            }
         }
     }
 
@@ -140,6 +160,7 @@ impl Switch {
             fdb: Arc::clone(&self.fdb),
             state: Arc::clone(&self.state),
             epoch: self.epoch(),
+            behind: self.wards.behind(),
             taken: PortSet::from_iter(taken),
             held: held.collect(),
             doors: self.doors.clone(),
@@ -172,8 +193,17 @@ impl Switch {
             Some(Done::Save {
                 file,
                 saved,
+                gate,
                 ticket,
             }) => {
+                match gate.map(|gate| *gate) {
+                    None => {}
+                    Some((Ok(policy), behind)) => self.put_behind(policy, behind),
+                    // Nobody is let out by it: whoever was to be behind a list stays alone.
+                    Some((Err(error), _)) => {
+                        tracing::error!(%error, "a port in quarantine stays alone, its list cannot be compiled");
+                    }
+                }
                 let not_saved = saved
                     .err()
                     .map(|error| format!("{}: {error}", file.display()));
@@ -181,8 +211,10 @@ impl Switch {
                     tracing::error!("the quarantine would not survive a restart: {why}");
                 }
                 let ports = self.wards.reports();
-                let answer = Answer::Quarantine(QuarantineAnswer { ports, not_saved });
-                self.control.reply(ticket, answer);
+                if let Some(ticket) = ticket {
+                    let answer = Answer::Quarantine(QuarantineAnswer { ports, not_saved });
+                    self.control.reply(ticket, answer);
+                }
             }
             None => {
                 let why = "a job panicked; please report it, see SECURITY.md";
@@ -233,13 +265,15 @@ impl Switch {
             live,
             ports,
             gate,
+            behind,
             opening,
             leaving,
             change,
         } = prepared;
         // A quarantine that was ordered meanwhile is not lost, and commands may have moved the epoch on.
         let epoch = self.epoch() + 1;
-        let quarantine = self.wards.resolve(&live);
+        let quarantine = self.wards.resolve(&live, &behind);
+        self.behind = behind;
         let gate = Gate {
             policy: gate.policy.with_quarantine(epoch, quarantine),
             fabric: gate.fabric,
@@ -356,7 +390,7 @@ impl Switch {
     fn quarantine(&mut self) {
         let Some(workers) = &self.workers else { return };
         let before = workers.generation();
-        let quarantine = self.wards.resolve(&self.live);
+        let quarantine = self.wards.resolve(&self.live, &self.behind);
         let policy = before
             .gate
             .policy
@@ -370,17 +404,57 @@ impl Switch {
         self.replace(ports, gate, Vec::new());
     }
 
-    fn save(&mut self, ticket: Ticket) -> Response {
-        let Some(workers) = &self.workers else {
-            return Answer::Error("the switch stops".to_owned()).into();
+    /// Puts a gate in force that differs from the one before in who is behind a list.
+    fn put_behind(&mut self, policy: Policy, behind: Behind) {
+        let Some(workers) = &self.workers else { return };
+        let before = workers.generation();
+        let quarantine = self.wards.resolve(&self.live, &behind);
+        policy.make_room(&self.live.spec.tracking);
+        let gate = Gate {
+            policy: policy.with_quarantine(self.epoch() + 1, quarantine),
+            fabric: before.gate.fabric.clone(),
         };
-        let policy = workers.generation().gate.policy.clone();
-        let saving = self.wards.saving();
-        self.put(Job::Save {
-            policy: Box::new(policy),
-            saving,
-            ticket,
-        })
+        let ports = before.ports.clone();
+        drop(before);
+        self.behind = behind;
+        self.replace(ports, gate, Vec::new());
+        // Connections that are silent; the others are judged with their next packets.
+        self.is_unsettled = true;
+    }
+
+    /// Puts ports aside that have done too much of something.
+    pub(super) fn watch_triggers(&mut self, now: Tick) {
+        let tripped = self
+            .triggers
+            .look(&self.live, &self.ports, &self.wards, &self.state, now);
+        let mut is_any = false;
+        for Tripped { request, by } in tripped {
+            let port = request.port.clone();
+            let mut held = self.wards.hold(&self.live, request, &by);
+            if let Err(why) = &held {
+                // A configuration is checked for it. Should it be so, alone is safer than free.
+                tracing::error!(port, "in quarantine without helpers: {why}");
+                let alone = QuarantineRequest {
+                    port: port.clone(),
+                    helpers: Vec::new(),
+                    allow: None,
+                };
+                held = self.wards.hold(&self.live, alone, &by);
+            }
+            if held.is_ok() {
+                is_any = true;
+                tracing::warn!(port, "in quarantine, {by}");
+            }
+        }
+        if is_any {
+            self.quarantine();
+            self.is_unsettled = true;
+        }
+    }
+
+    fn save(&mut self, ticket: Ticket) -> Response {
+        let ticket = Some(ticket);
+        self.put(Job::Save { ticket })
     }
 }
 

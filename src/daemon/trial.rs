@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use super::plan::{self, Live};
+use super::quarantine::Behind;
 use super::source::Source;
 use crate::clock::Tick;
 use crate::config::{ConfigError, Fault, Place, SwitchSpec};
@@ -19,6 +20,7 @@ use crate::datapath::{SNAPSHOT, SNAPSHOT_MAX};
 use crate::fabric::{Destinations, Fabric, Kind, LookupCache};
 use crate::frame::{Frame, Mac};
 use crate::policy::acl::TooLarge;
+use crate::policy::quarantine::Quarantine;
 use crate::policy::rule::{Action, Decision, Rule, RuleId};
 use crate::policy::track::Flow;
 use crate::policy::{Admitted, Context, Desk, Judge, Policy, Refusal, State, Weight};
@@ -109,7 +111,7 @@ impl Trial {
             &live.spec,
             &live.ids,
             1,
-            std::iter::empty().collect(),
+            (Quarantine::default(), &Behind::new()),
             remembered,
         )?;
         gate.policy.make_room(&live.spec.tracking);

@@ -68,6 +68,9 @@ pub(super) struct Limits {
     pub(super) broadcast: Meter,
     pub(super) multicast: Meter,
     pub(super) unknown: Meter,
+    pub(super) membership: Meter,
+    /// Multicast groups in a window; 0: any number.
+    pub(super) groups: u32,
 }
 
 impl Limits {
@@ -80,6 +83,8 @@ impl Limits {
             broadcast: Meter::new(spec.broadcast),
             multicast: Meter::new(spec.multicast),
             unknown: Meter::new(spec.unknown),
+            membership: Meter::new(spec.membership),
+            groups: spec.groups,
         }
     }
 }

@@ -10,12 +10,14 @@ use super::cache::{Cache, Decided, Judged, Opened, Place, Stamp};
 use super::context::{Context, Trace};
 use super::digest::Digest;
 use super::gate::{Bound, Policy};
+use super::groups::is_membership;
 use super::guard::Outcome;
 use super::is_reserved;
 use super::lease::{self, Voice};
 use super::lists::{Say, consult, covered};
 use super::rule::Action;
 use super::run::{Follow, HEAD, Run, Shape};
+use super::scan::is_of_a_scan;
 use super::state::PortState;
 use super::subject::State;
 use super::track::{self, Burst, Seat, Terms};
@@ -112,8 +114,8 @@ impl Judge<'_> {
         if !frame.src().is_station() {
             return Err(DropReason::SourceMacInvalid);
         }
-        if frame.dst().is_group() && is_reserved(frame.dst()) {
-            return Err(DropReason::ReservedGroup);
+        if frame.dst().is_group() {
+            self.admit_group(frame.dst())?;
         }
         let claims = !self.is_plain && self.admit_guarded(frame, weight)?;
         Ok(Admitted {
@@ -121,6 +123,21 @@ impl Judge<'_> {
             frame,
             claims,
         })
+    }
+
+    /// Whether any port may send to that group, and this one to one more.
+    #[inline(never)]
+    fn admit_group(&self, group: Mac) -> Result<(), DropReason> {
+        if is_reserved(group) {
+            return Err(DropReason::ReservedGroup);
+        }
+        match self.bound {
+            Some((bound, port)) if bound.limits.groups != 0 && !group.is_broadcast() => {
+                let may = port.groups.admit(group, bound.limits.groups, self.now);
+                may.then_some(()).ok_or(DropReason::GroupLimit)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Quarantine, guard and meters. Says whether the frame claims its source address.
@@ -160,6 +177,13 @@ impl Judge<'_> {
         hash: u64,
     ) -> Result<bool, DropReason> {
         let digest = &self.context.frame.digest;
+        // Before the guard, which may keep an address with the frame that it lets pass.
+        if digest.is_control && is_membership(&digest.subject) {
+            let (meter, bucket) = (&bound.limits.membership, &port.buckets.membership);
+            if !meter.take(bucket, 1, self.now) {
+                return Err(DropReason::MembershipRate);
+            }
+        }
         let outcome = bound.guard.judge(&port.guard, &frame, digest, self.now)?;
         if !digest.is_control && outcome == Outcome::Pass {
             self.keep(hash);
@@ -482,9 +506,13 @@ impl Judge<'_> {
         refusal.with_answer(answer)
     }
 
-    /// Leaves a note of a frame that is refused, if the rule asks for one.
+    /// Leaves notes of a frame that is refused: for the log, if the rule asks for it, and for the count of ends.
     #[inline]
     fn note(&self, to: PortId, refusal: Refusal) {
+        if is_of_a_scan(refusal.reason) {
+            let subject = &self.context.frame.digest.subject;
+            self.policy.state().note_refused(self.source, subject);
+        }
         if let Some(rule) = refusal.rule().filter(|_| refusal.log) {
             let subject = &self.context.frame.digest.subject;
             self.policy.note((self.source, to), rule, subject, self.now);

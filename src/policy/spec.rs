@@ -148,6 +148,10 @@ pub struct LimitSpec {
     pub multicast: Rate,
     /// Frames to unknown destinations that it sends.
     pub unknown: Rate,
+    /// Packets of IGMP and MLD that it sends, where port security is not off.
+    pub membership: Rate,
+    /// Multicast groups that it sends to in a minute; 0: no limit.
+    pub groups: u32,
 }
 
 /// Bounds of the connections of one port.

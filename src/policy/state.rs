@@ -3,9 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::groups::Groups;
 use super::guard::GuardState;
 use super::log::RuleLog;
 use super::meter::Bucket;
+use super::scan::Ends;
 use super::spec::TrackingSpec;
 use super::track::Tracker;
 use crate::counters::{MAX_PORTS, PortId};
@@ -20,6 +22,7 @@ pub(super) struct Buckets {
     pub(super) broadcast: Bucket,
     pub(super) multicast: Bucket,
     pub(super) unknown: Bucket,
+    pub(super) membership: Bucket,
     /// Answers to what was rejected.
     pub(super) answers: Bucket,
 }
@@ -30,6 +33,9 @@ pub(super) struct PortState {
     pub(super) guard: GuardState,
     pub(super) buckets: Buckets,
     pub(super) log: RuleLog,
+    pub(super) groups: Groups,
+    /// Ends that lists have refused it; made when somebody first asks for their number.
+    pub(super) refused: OnceLock<Box<Ends>>,
 }
 
 /// Sticky addresses, leases, buckets and connections of all ports. Shared by the policies of a switch in turn, and by all

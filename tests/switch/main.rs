@@ -9,6 +9,7 @@
     unreachable_pub
 )]
 
+mod aside;
 mod closing;
 mod fair;
 mod forwarding;

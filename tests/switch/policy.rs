@@ -9,7 +9,7 @@ use portcullis::guest::Guest;
 use crate::rig::{BROADCAST, Switch, all, expect, frame, hear, mac, until};
 
 /// The address of guest `n`.
-fn ip(n: u8) -> [u8; 4] {
+pub fn ip(n: u8) -> [u8; 4] {
     [10, 0, 0, n]
 }
 
@@ -21,7 +21,7 @@ fn ip6(n: u8) -> [u8; 16] {
 }
 
 /// A table with the addresses of guest `n`, and more keys.
-fn station(n: u8, keys: &str) -> String {
+pub fn station(n: u8, keys: &str) -> String {
     format!("mac = \"52:54:00:00:00:{n:02x}\"\nip = [\"10.0.0.{n}\", \"fd00::{n:x}\"]\n{keys}\n")
 }
 
@@ -31,10 +31,10 @@ fn card(n: u8, keys: &str) -> String {
 }
 
 /// A guest and a port of it.
-type End = (u8, u16);
+pub type End = (u8, u16);
 
 /// A TCP segment, with the flags that the letters name.
-fn tcp(from: End, to: End, flags: &str, sequence: u32, ack: u32) -> Vec<u8> {
+pub fn tcp(from: End, to: End, flags: &str, sequence: u32, ack: u32) -> Vec<u8> {
     let mut step = PacketBuilder::ethernet2(mac(from.0), mac(to.0))
         .ipv4(ip(from.0), ip(to.0), 64)
         .tcp(from.1, to.1, sequence, 64_000);
@@ -53,7 +53,7 @@ fn tcp(from: End, to: End, flags: &str, sequence: u32, ack: u32) -> Vec<u8> {
     bytes
 }
 
-fn udp(from: End, to: End) -> Vec<u8> {
+pub fn udp(from: End, to: End) -> Vec<u8> {
     let mut bytes = Vec::new();
     PacketBuilder::ethernet2(mac(from.0), mac(to.0))
         .ipv4(ip(from.0), ip(to.0), 64)
@@ -132,7 +132,7 @@ fn push(guest: &mut Guest, bytes: &[u8]) {
 }
 
 /// Sends frames of port `from` and waits until the switch has judged them.
-fn send(switch: &Switch, name: &str, guest: &mut Guest, frames: &[Vec<u8>]) {
+pub fn send(switch: &Switch, name: &str, guest: &mut Guest, frames: &[Vec<u8>]) {
     let before = switch.books(name).received;
     for bytes in frames {
         push(guest, bytes);
@@ -141,7 +141,7 @@ fn send(switch: &Switch, name: &str, guest: &mut Guest, frames: &[Vec<u8>]) {
 }
 
 /// Sends one frame that must be dropped at its source for this reason, and be offered to nobody.
-fn refused(switch: &Switch, name: &str, guest: &mut Guest, bytes: &[u8], reason: &str) {
+pub fn refused(switch: &Switch, name: &str, guest: &mut Guest, bytes: &[u8], reason: &str) {
     let before = (switch.dropped(name, reason), switch.books(name).forwarded);
     send(switch, name, guest, &[bytes.to_vec()]);
     let status = switch.port(name);
@@ -154,13 +154,13 @@ fn refused(switch: &Switch, name: &str, guest: &mut Guest, bytes: &[u8], reason:
 }
 
 /// Sends one frame that must arrive as it is.
-fn passes(from: &mut Guest, to: &mut Guest, bytes: &[u8]) {
+pub fn passes(from: &mut Guest, to: &mut Guest, bytes: &[u8]) {
     from.send(bytes).unwrap();
     assert_eq!(expect(to).bytes, bytes);
 }
 
 /// The three segments that open a connection.
-fn opens(client: &mut Guest, server: &mut Guest, from: End, to: End) {
+pub fn opens(client: &mut Guest, server: &mut Guest, from: End, to: End) {
     passes(client, server, &tcp(from, to, "S", 1000, 0));
     passes(server, client, &tcp(to, from, "SA", 5000, 1001));
     passes(client, server, &tcp(from, to, "A", 1001, 5001));
@@ -627,6 +627,7 @@ fn quarantine_cuts_a_live_connection_off_at_once_and_both_ways() {
     let request = Question::Quarantine(QuarantineRequest {
         port: "client".to_owned(),
         helpers: Vec::new(),
+        allow: None,
     });
     switch.ask(&request).unwrap();
     let data = tcp((1, 40_000), (2, 80), "A", 1001, 5001);

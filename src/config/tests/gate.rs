@@ -7,7 +7,9 @@ use super::*;
 use crate::counters::{PortId, PortSet};
 use crate::frame::Mac;
 use crate::policy::rule::{Action, Flags, Kind, Rule, Who};
-use crate::policy::spec::{IpSpec, MacSpec, May, PortPolicy, Rate, Timeouts, TrackingSpec};
+use crate::policy::spec::{
+    IpSpec, LimitSpec, MacSpec, May, PortPolicy, Rate, Timeouts, TrackingSpec,
+};
 use crate::policy::subject::{Family, State};
 
 fn id(index: u16) -> PortId {
@@ -65,7 +67,13 @@ fn a_guest_of_which_nothing_is_said_is_guarded() {
     assert_eq!(policy.guard.may, May::default());
     assert!(policy.guard.addressing_per_second > 0 && policy.guard.max_leases > 0);
     assert!(policy.outbound.is_none() && policy.inbound.is_none());
-    assert_eq!(policy.limits, Default::default());
+    // But for multicast groups, nothing is limited.
+    let limits = LimitSpec {
+        membership: policy.limits.membership,
+        groups: policy.limits.groups,
+        ..LimitSpec::default()
+    };
+    assert_eq!(policy.limits, limits);
     assert_eq!(policy.untagged, Vid::new(1));
     let spec = file("[port.web]\nsocket = \"/run/web\"\n").unwrap();
     assert!(spec.ports[0].switched_off().is_empty());

@@ -9,6 +9,7 @@ use crate::frame::Vid;
 use crate::port::endpoint::Endpoint;
 
 mod gate;
+mod triggers;
 
 fn vids(range: std::ops::RangeInclusive<u16>) -> impl Iterator<Item = Vid> {
     range.filter_map(Vid::new)
@@ -233,7 +234,7 @@ fn unknown_keys_are_refused_and_the_nearest_is_named() {
         "lan.toml:3: port \"web\": bandwidth: unknown key; the keys here are \
          socket, connect, uplink, groups, mac, mode, vlan, trunk, native, queues, mtu, spoofing, ip, link_local, \
          dhcp_server, router, link_protocols, max_leases, addressing_rate, acl, gateway_mac, dhcp_servers, limits, \
-         connections, half_open, new_connections, max_macs, socket_mode, socket_owner, socket_group",
+         quarantine, connections, half_open, new_connections, max_macs, socket_mode, socket_owner, socket_group",
     );
     refused(
         "[swich]\nname = \"x\"\n[ports.a]\nsocket = \"/a\"\n[port.b]\nsocket = \"/b\"\n[fdb]\naging = 3\n",

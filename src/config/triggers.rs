@@ -1,0 +1,133 @@
+//! `quarantine` of a port: what puts it aside by itself, and whom it may reach then.
+
+use super::raw::Section;
+use super::reader::Reader;
+use super::spec::{PortSpec, Threshold, TriggerSpec};
+use super::{Fault, NAME_RULE, valid_name};
+use crate::counters::{DropReason, Side};
+use crate::policy::scan;
+
+/// The longest time that drops are counted over: an hour.
+const MAX_SECONDS: u32 = 3_600;
+const MAX_DROPS: u32 = 1_000_000_000;
+const MAX_HELPERS: usize = 64;
+const TABLE_RULE: &str = "write quarantine = { drops = { arp-spoofed = \"100 in 10s\" } }, or a section [port.NAME.quarantine]";
+const DROPS_RULE: &str = "write drops = { arp-spoofed = \"100 in 10s\" }";
+
+/// What the table says; it is heard as a whole, so that `{}` is a port without triggers.
+pub(super) fn read(reader: &mut Reader<'_>) -> Option<TriggerSpec> {
+    let section = reader.section("quarantine", TABLE_RULE)?;
+    let mut reader = reader.within(section);
+    let drops = reader.section("drops", DROPS_RULE);
+    let spec = TriggerSpec {
+        drops: drops.map_or_else(Vec::new, |section| read_drops(&mut reader, section)),
+        scan: read_threshold(&mut reader, "scan", scan::MOST),
+        allow: reader.text("allow", NAME_RULE).map(|(name, _)| name),
+        helpers: read_helpers(&mut reader),
+    };
+    if spec.allow.is_some() && !spec.helpers.is_empty() {
+        let remedy = "name a list that says whom it may reach, or helpers: keep one of the two";
+        let place = reader.place();
+        let problem = "stands beside helpers".to_owned();
+        reader.fault(place, "allow", problem, remedy);
+    }
+    reader.finish();
+    Some(spec)
+}
+
+fn read_drops(reader: &mut Reader<'_>, section: Section) -> Vec<(DropReason, Threshold)> {
+    let mut reader = reader.within(section);
+    // What is found out at a receiver is not its sender's doing.
+    let reasons = DropReason::ALL
+        .iter()
+        .filter(|reason| reason.side() == Side::Ingress);
+    let mut drops = Vec::new();
+    for reason in reasons {
+        let threshold = read_threshold(&mut reader, reason.name(), MAX_DROPS);
+        drops.extend(threshold.map(|threshold| (*reason, threshold)));
+    }
+    reader.finish();
+    drops
+}
+
+/// `"100 in 10s"`.
+fn read_threshold(reader: &mut Reader<'_>, key: &'static str, most: u32) -> Option<Threshold> {
+    let remedy = format!(
+        "write how many in how long, such as \"100 in 10s\": 1 to {most}, within 1 to {MAX_SECONDS} seconds"
+    );
+    let (text, place) = reader.text(key, &remedy)?;
+    let number = |text: &str| {
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u32>().ok().filter(|_| is_number)
+    };
+    let threshold = text.split_once(" in ").and_then(|(count, time)| {
+        Some(Threshold {
+            count: number(count).filter(|count| (1..=most).contains(count))?,
+            seconds: number(time.strip_suffix('s')?)
+                .filter(|seconds| (1..=MAX_SECONDS).contains(seconds))?,
+        })
+    });
+    if threshold.is_none() {
+        reader.fault(place, key, format!("{text:?} is no such number"), &remedy);
+    }
+    threshold
+}
+
+fn read_helpers(reader: &mut Reader<'_>) -> Vec<String> {
+    let Some((items, place)) = reader.list("helpers") else {
+        return Vec::new();
+    };
+    if items.len() > MAX_HELPERS {
+        let problem = format!("names {} helpers", items.len());
+        reader.fault(place, "helpers", problem, "name 64 at most, or a group");
+        return Vec::new();
+    }
+    let mut helpers = Vec::new();
+    for item in items {
+        let Some((name, place)) = reader.text_of("helpers", item, NAME_RULE) else {
+            continue;
+        };
+        if valid_name(&name) {
+            helpers.push(name);
+        } else {
+            reader.fault(
+                place,
+                "helpers",
+                format!("{name:?} is not a name"),
+                NAME_RULE,
+            );
+        }
+    }
+    helpers
+}
+
+/// Whom a port may reach in quarantine has to be there.
+pub(super) fn check(ports: &[PortSpec], is_list: impl Fn(&str) -> bool, faults: &mut Vec<Fault>) {
+    let is_known = |name: &str| {
+        ports
+            .iter()
+            .any(|port| port.name == name || port.groups.iter().any(|group| group == name))
+    };
+    for port in ports {
+        let mut refuse = |key: &str, problem: String, remedy: &str| {
+            faults.push(Fault {
+                place: port.origin.clone(),
+                subject: format!("port {:?}: quarantine: {key}", port.name),
+                problem,
+                remedy: remedy.to_owned(),
+            });
+        };
+        for helper in port.triggers.helpers.iter().filter(|name| !is_known(name)) {
+            let problem = format!("no port or group is called {helper:?}");
+            refuse(
+                "helpers",
+                problem,
+                "name a port, or a group that a port is in",
+            );
+        }
+        if let Some(list) = port.triggers.allow.as_ref().filter(|list| !is_list(list)) {
+            let problem = format!("there is no list {list:?}");
+            refuse("allow", problem, "name a list that stands as [acl.NAME]");
+        }
+    }
+}
