@@ -96,9 +96,14 @@ pub(super) struct ExplainArgs {
 
     /// The packet: 'tcp 10.0.0.5:40000 > 10.0.0.6:5432', 'udp > :53', 'icmp 10.0.0.5 > 10.0.0.6', 'arp 10.0.0.5 >
     /// 10.0.0.6', 'hex 525400...'
-    pub(super) packet: String,
+    #[arg(required_unless_present = "pcap")]
+    pub(super) packet: Option<String>,
 
-    /// As JSON
+    /// Each frame of a pcap or pcapng file instead, as if nothing had been sent before it
+    #[arg(long, value_name = "FILE", conflicts_with = "packet")]
+    pub(super) pcap: Option<PathBuf>,
+
+    /// As JSON; of a file one frame a line
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -128,6 +133,10 @@ pub(super) struct DropsArgs {
     /// As JSON, one port a line
     #[arg(long)]
     pub(super) json: bool,
+
+    /// Write them to a pcapng file instead, each with its reason and rule as a comment
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub(super) pcap: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

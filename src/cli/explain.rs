@@ -1,6 +1,9 @@
 //! `portcullis explain`: what a configuration does with a packet, step by step.
 
+use serde::Serialize;
+
 use super::args::ExplainArgs;
+use super::capture::{self, Captured};
 use super::summary::summary;
 use super::{Failure, print};
 use crate::daemon::{Explanation, Source, Trial};
@@ -16,14 +19,44 @@ pub(super) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     };
     let from = port(&args.from)?;
     let to = args.to.as_ref().map(port).transpose()?;
-    let frame = trial.spec().packet(&args.packet, from, to)?;
-    let explanation = trial.explain(from, to, &frame);
-    if args.json {
-        let text = serde_json::to_string_pretty(&explanation).unwrap_or_default();
-        return print(&(text + "\n"));
-    }
-    let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
-    print(&format!("{}\n{}", summary(&frame, len), said(&explanation)))
+    let Some(file) = &args.pcap else {
+        let words = args.packet.as_deref().unwrap_or_default();
+        let frame = trial.spec().packet(words, from, to)?;
+        let explanation = trial.explain(from, to, &frame);
+        if args.json {
+            let text = serde_json::to_string_pretty(&explanation).unwrap_or_default();
+            return print(&(text + "\n"));
+        }
+        let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        return print(&format!("{}\n{}", summary(&frame, len), said(&explanation)));
+    };
+    let mut frame = 0u64;
+    capture::read(file, |Captured { bytes, len }| {
+        frame += 1;
+        let len = len.max(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        let explanation = trial.explain_cut(from, to, bytes, len);
+        let packet = summary(bytes, len);
+        if !args.json {
+            return print(&format!("{frame}: {packet}\n{}", said(&explanation)));
+        }
+        let numbered = Numbered {
+            frame,
+            packet,
+            explanation,
+        };
+        // Our own types always serialise.
+        print(&(serde_json::to_string(&numbered).unwrap_or_default() + "\n"))
+    })
+}
+
+/// A frame of a file.
+#[derive(Serialize)]
+struct Numbered {
+    /// From 1.
+    frame: u64,
+    packet: String,
+    #[serde(flatten)]
+    explanation: Explanation,
 }
 
 fn said(explanation: &Explanation) -> String {

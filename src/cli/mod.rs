@@ -12,6 +12,7 @@
 //! An error is printed on standard error with its whole chain of causes.
 
 mod args;
+mod capture;
 mod check;
 mod demo;
 mod explain;
@@ -81,6 +82,12 @@ pub enum Failure {
     /// The text of a packet.
     #[error("the packet: {0}")]
     Packet(#[from] PacketError),
+    /// A file of frames.
+    #[error(transparent)]
+    Capture(#[from] capture::CaptureError),
+    /// A file that was to be written.
+    #[error("cannot write {0}")]
+    Unwritten(String, #[source] io::Error),
     /// A list changed while it was shown.
     #[error("the policy changed while its rules were listed; ask again")]
     Changed,
@@ -117,6 +124,8 @@ impl Failure {
             | Self::Which(_)
             | Self::NotSaved(_)
             | Self::Changed
+            | Self::Capture(_)
+            | Self::Unwritten(..)
             | Self::Output(_) => 1,
         }
     }

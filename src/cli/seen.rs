@@ -1,35 +1,86 @@
 //! `portcullis drops`, `portcullis flows` and `portcullis status --rules`: what the gate of a running switch has seen, page by page.
 
+use std::fs;
+use std::io::BufWriter;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::args::{DropsArgs, FlowsArgs};
+use super::capture::{Note, Writer};
 use super::summary::summary;
 use super::{Failure, print};
 use crate::control::{
-    AskError, DropReport, DropsPage, DropsQuery, FlowReport, FlowsPage, FlowsQuery, Question,
-    RuleReport, RulesPage, RulesQuery, ask,
+    AskError, DropReport, DropsPage, DropsQuery, FlowReport, FlowsPage, FlowsQuery, PortDrops,
+    Question, RuleReport, RulesPage, RulesQuery, ask,
 };
 use crate::frame::protocol;
 
 pub(super) fn drops(args: &DropsArgs) -> Result<(), Failure> {
     let socket = args.target.socket()?;
+    if let Some(file) = &args.pcap {
+        return save_drops(args, &socket, file);
+    }
+    each_port_s_drops(args, &socket, |port| {
+        if args.json {
+            return print(&json_line(port));
+        }
+        let frames: String = port.frames.iter().map(dropped).collect();
+        print(&format!("{}\n{frames}", port.port))
+    })
+}
+
+/// Writes them to a file: an interface for each port.
+fn save_drops(args: &DropsArgs, socket: &Path, file: &Path) -> Result<(), Failure> {
+    let failed = |source| Failure::Unwritten(file.display().to_string(), source);
+    let mut options = fs::OpenOptions::new();
+    // What guests say is for nobody else to read.
+    let opened = options.write(true).create(true).truncate(true).mode(0o600);
+    let opened = opened.open(file).map_err(failed)?;
+    let mut writer = Writer::new(BufWriter::new(opened)).map_err(failed)?;
+    let (mut frames, mut ports) = (0usize, 0usize);
+    each_port_s_drops(args, socket, |port| {
+        writer.interface(&port.port).map_err(failed)?;
+        for frame in &port.frames {
+            let note = Note {
+                millis: frame.time_ms,
+                bytes: &unhex(&frame.bytes),
+                len: frame.len,
+                comment: &because(frame),
+            };
+            writer.frame(&note).map_err(failed)?;
+        }
+        (frames, ports) = (frames + port.frames.len(), ports + 1);
+        Ok(())
+    })?;
+    writer.finish().map_err(failed)?;
+    let many = |count: usize, what: &str| match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    };
+    print(&format!(
+        "{} of {} in {}\n",
+        many(frames, "frame"),
+        many(ports, "port"),
+        file.display()
+    ))
+}
+
+fn each_port_s_drops(
+    args: &DropsArgs,
+    socket: &Path,
+    mut look: impl FnMut(&PortDrops) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut query = DropsQuery {
         port: args.port.clone(),
         from: 0,
     };
     loop {
-        let page: DropsPage = page(&socket, &Question::Drops(query.clone()))?;
+        let page: DropsPage = page(socket, &Question::Drops(query.clone()))?;
         for port in &page.ports {
-            if args.json {
-                print(&json_line(port))?;
-                continue;
-            }
-            print(&format!("{}\n", port.port))?;
-            let frames: String = port.frames.iter().map(dropped).collect();
-            print(&frames)?;
+            look(port)?;
         }
         match page.next {
             // A place behind the one before: a switch that says otherwise would keep us for ever.
@@ -42,6 +93,21 @@ pub(super) fn drops(args: &DropsArgs) -> Result<(), Failure> {
 /// A frame: when, why and what in the first lines, its bytes below.
 fn dropped(frame: &DropReport) -> String {
     let bytes = unhex(&frame.bytes);
+    let mut text = format!(
+        "  {} {}\n    {}\n",
+        time(frame.time_ms),
+        because(frame),
+        summary(&bytes, frame.len)
+    );
+    for (index, line) in bytes.chunks(16).enumerate() {
+        let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+        text += &format!("    {:04x}  {}\n", index * 16, hex.join(" "));
+    }
+    text
+}
+
+/// Why it was dropped: `denied-inbound to db, lan.toml:12 (admin)`.
+fn because(frame: &DropReport) -> String {
     let rule = frame
         .rule
         .as_ref()
@@ -50,17 +116,7 @@ fn dropped(frame: &DropReport) -> String {
         .to
         .as_ref()
         .map_or(String::new(), |to| format!(" to {to}"));
-    let mut text = format!(
-        "  {} {}{to}{rule}\n    {}\n",
-        time(frame.time_ms),
-        frame.reason,
-        summary(&bytes, frame.len)
-    );
-    for (index, line) in bytes.chunks(16).enumerate() {
-        let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
-        text += &format!("    {:04x}  {}\n", index * 16, hex.join(" "));
-    }
-    text
+    format!("{}{to}{rule}", frame.reason)
 }
 
 /// A time of day, UTC, to the millisecond: `2026-11-28 05:46:28.064`.

@@ -143,6 +143,23 @@ impl Trial {
     /// destination address, unless the configuration gives it to another.
     #[must_use]
     pub fn explain(&self, from: PortId, to: Option<PortId>, bytes: &[u8]) -> Explanation {
+        self.explain_cut(
+            from,
+            to,
+            bytes,
+            u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+        )
+    }
+
+    /// The same for a frame of `len` bytes of which only the first are known.
+    #[must_use]
+    pub fn explain_cut(
+        &self,
+        from: PortId,
+        to: Option<PortId>,
+        bytes: &[u8],
+        len: u32,
+    ) -> Explanation {
         let now = Tick::from_millis(self.now.fetch_add(REST, Ordering::Relaxed));
         let mut told = Explanation {
             steps: Vec::new(),
@@ -150,7 +167,6 @@ impl Trial {
             reason: None,
             destinations: Vec::new(),
         };
-        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let mut seen = SNAPSHOT;
         // As the data path does: more is looked at, once, when the headers run on.
         let explained = loop {

@@ -25,3 +25,4 @@ mod rings;
 mod seen;
 #[path = "../silent/mod.rs"]
 mod silent;
+mod told;

@@ -26,7 +26,7 @@ pub fn station(n: u8, keys: &str) -> String {
 }
 
 /// The same without the IP addresses: any will do.
-fn card(n: u8, keys: &str) -> String {
+pub fn card(n: u8, keys: &str) -> String {
     format!("mac = \"52:54:00:00:00:{n:02x}\"\n{keys}\n")
 }
 
@@ -552,7 +552,7 @@ fn a_limit_of_what_a_port_is_sent_is_counted_at_the_receiver() {
 }
 
 /// A web server, a client with a list, and the table of a second one.
-fn pair(list: &str) -> [(&'static str, String); 2] {
+pub fn pair(list: &str) -> [(&'static str, String); 2] {
     [
         ("client", station(1, "acl = \"client\"")),
         (
@@ -565,7 +565,7 @@ fn pair(list: &str) -> [(&'static str, String); 2] {
     ]
 }
 
-fn tables<'a>(ports: &'a [(&'static str, String); 2]) -> [(&'static str, &'a str); 2] {
+pub fn tables<'a>(ports: &'a [(&'static str, String); 2]) -> [(&'static str, &'a str); 2] {
     ports
         .each_ref()
         .map(|(name, table)| (*name, table.as_str()))
