@@ -37,6 +37,8 @@ pub mod digest;
 mod gate;
 pub mod groups;
 pub mod guard;
+#[cfg(test)]
+mod history;
 mod judge;
 pub mod lease;
 mod lists;
