@@ -240,10 +240,10 @@ fn f_6_ten_thousand_rules_cost_the_port_that_makes_them_work() {
     std::thread::scope(|scope| {
         let _ends = Ends(&over);
         scope.spawn(|| {
-            let mut port = 0;
+            let mut port = 0u16;
             while !over.load(Ordering::Relaxed) {
                 for _ in 0..32 {
-                    port += 1;
+                    port = port % 65_000 + 1;
                     let bytes = udp(77, 66, port, [0, 0]);
                     let header = VnetHeader::default();
                     if mallory
@@ -252,7 +252,6 @@ fn f_6_ten_thousand_rules_cost_the_port_that_makes_them_work() {
                     {
                         break;
                     }
-                    port %= 65_000;
                 }
                 mallory.flush(0).unwrap();
             }
