@@ -8,12 +8,19 @@ use super::crank::Crank;
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId, PortSnapshot};
 use crate::fabric::{Fabric, Fdb, FdbLimits, PortRow};
+use crate::frame::{Mac, protocol};
 use crate::guest::{Descriptor, Memory, RawRing, RingLayout};
 use crate::memory::{FaultFlag, GuestMemory, Limits, Region, RegionSpec};
 use crate::policy::Policy;
+use crate::policy::rule::{Action, Kind, Rule};
+use crate::policy::spec::{GuardSpec, IpSpec, MacSpec, PortPolicy};
 use crate::port::door::Door;
 use crate::port::lanes::{Fault, FaultBell, Lanes, RingSetup};
 use crate::ring::{Layout, features};
+
+mod bursts;
+
+use bursts::{free, list, switch_under, udp};
 
 const RING: u16 = 256;
 const BASIC: u64 = features::VIRTIO_F_VERSION_1 | features::VIRTIO_NET_F_MRG_RXBUF;
@@ -313,4 +320,64 @@ fn h_11_a_giant_to_many_is_cut_for_as_many_as_one_visit_may_cost() {
         taken += turn(&mut crank, 0).unwrap();
     }
     assert_eq!(dropped(&crank), before);
+}
+
+/// What was made private whole was delivered as if it were no longer than any other snapshot: short of some of its bytes, and behind a
+/// checksum that the switch completes with bytes of whose frame was there before.
+#[test]
+fn a_dhcp_packet_that_was_made_private_whole_arrives_whole() {
+    let leased = PortPolicy {
+        guard: GuardSpec {
+            mac: MacSpec::Declared(vec![Mac::from(mac(0))]),
+            ip: IpSpec::Dhcp,
+            max_leases: 4,
+            ..GuardSpec::default()
+        },
+        ..free()
+    };
+    let (mut crank, mut guests) = switch_under(&[BASIC, SENDS_GIANTS], vec![leased, free()]);
+    let mut sent = Vec::new();
+    for more in [0, 100, 700, 1100] {
+        for header in [[0; 12], [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0]] {
+            let mut bytes = bursts::dhcp(1, 0, 0, true, more);
+            guests[1].send(header, &bytes);
+            bytes[40..42].fill(0);
+            sent.push(bytes);
+        }
+    }
+    assert_eq!(turn(&mut crank, 1), Some(8));
+    let got = guests[0].received().into_iter().map(|mut frame| {
+        frame[12 + 40..12 + 42].fill(0);
+        frame.split_off(12)
+    });
+    assert_eq!(got.collect::<Vec<_>>(), sent);
+    // And so it could be read.
+    let guard = crank.gate().policy.state().guard(port(0)).unwrap();
+    assert_eq!(guard.leases(Tick::from_secs(1)).len(), 1);
+    guests[0].send([0; 12], &udp((0, 5000), (1, 53), &[]));
+    assert_eq!(turn(&mut crank, 0), Some(1));
+    assert_eq!(books(&crank, 0).ingress.forwarded, 1);
+}
+
+/// A client's options are looked through to their end, wherever that is.
+#[test]
+fn a_client_with_an_address_of_its_own_may_speak_dhcp() {
+    let bound = PortPolicy {
+        guard: GuardSpec {
+            mac: MacSpec::Declared(vec![Mac::from(mac(0))]),
+            ip: IpSpec::Declared(vec!["10.0.0.0/32".parse().unwrap()]),
+            ..GuardSpec::default()
+        },
+        ..free()
+    };
+    let (mut crank, mut guests) = switch_under(&[BASIC; 2], vec![bound, free()]);
+    let bytes = bursts::dhcp(0, 1, 0, false, 300);
+    guests[0].send([0; 12], &bytes);
+    assert_eq!(turn(&mut crank, 0), Some(1));
+    let dropped = books(&crank, 0).ingress.dropped;
+    assert_eq!(
+        (dropped.total(), dropped.get(DropReason::HeadersTooLong)),
+        (0, 0)
+    );
+    assert_eq!(guests[1].received()[0][12..], bytes);
 }
