@@ -144,8 +144,14 @@ impl Judge<'_> {
                 claims = self.guard(bound, port, frame, hash)?;
             }
         }
-        if bound.sends_metered {
-            self.send_metered(bound, port, frame, weight())?;
+        if bound.sends_metered
+            && let Err(reason) = self.send_metered(bound, port, frame, weight())
+        {
+            if claims {
+                // Nobody enters the address of a frame that is refused: a later one has to claim it.
+                port.guard.release(frame.src());
+            }
+            return Err(reason);
         }
         Ok(claims)
     }
@@ -425,7 +431,7 @@ impl Judge<'_> {
 
     /// The verdict that is kept for the frame and this receiver, if it still holds.
     #[inline(always)]
-    fn known(&self, frame: &Frame<'_>, to: PortId) -> Option<Result<(), Refusal>> {
+    fn known(&mut self, frame: &Frame<'_>, to: PortId) -> Option<Result<(), Refusal>> {
         let place = self.context.frame.place?;
         let known = self.context.cache.as_ref()?.get(place)?;
         let (peer, judged) = known.pair?;
@@ -455,6 +461,10 @@ impl Judge<'_> {
                 if let Some(rule) = decided.rule() {
                     self.policy.hit(rule);
                 }
+                self.context.frame.last = Trace {
+                    to: Some(to),
+                    ..Trace::default()
+                };
                 Some(Err(self.answered(decided.refusal(reason))))
             }
         }
@@ -520,6 +530,10 @@ impl Judge<'_> {
             return Err(self.answered(refusal));
         }
         let terms = self.policy.terms(source, receiver, outbound, inbound);
+        if look.state == State::New && terms.is_some() {
+            // What opens may end the connection of the present run, for want of room, or take it elsewhere.
+            self.end_run();
+        }
         let flow = self.follow(&look, terms.as_ref(), frame, to, &digest)?;
         let rules = [outbound, inbound].map(|say| Decided::by(say.rule()));
         match flow {
@@ -630,19 +644,24 @@ impl Judge<'_> {
             Voice::Server => return,
             Voice::Client => (source, self.source),
         };
-        let state = self.policy.state();
+        let policy = self.policy;
+        let state = policy.state();
         if let Some(port) = state.port(port) {
             let vid = admitted
                 .frame
                 .tag()
                 .map_or(source.untagged, |tag| tag.vid());
-            lease::settle(
+            let is_other = lease::settle(
                 &event,
                 vid,
                 (&bound.guard, &port.guard),
                 state.guards(),
                 self.now,
             );
+            if is_other {
+                // The lease that came or went may have been what the frames of the present run rest on.
+                self.end_run();
+            }
         }
     }
 }
