@@ -16,7 +16,7 @@ use crate::clock::Tick;
 use crate::config::{ConfigError, Fault, Place, SwitchSpec};
 use crate::control::FlowReport;
 use crate::counters::{DropReason, PortId};
-use crate::datapath::{SNAPSHOT, SNAPSHOT_MAX};
+use crate::datapath::{LONG_MAX, SNAPSHOT, SNAPSHOT_MAX};
 use crate::fabric::{Destinations, Fabric, Kind, LookupCache};
 use crate::frame::{Frame, Mac};
 use crate::policy::acl::TooLarge;
@@ -173,10 +173,11 @@ impl Trial {
             let snapshot = bytes.get(..seen).unwrap_or(bytes);
             let explained = self.pass(from, to, snapshot, bytes, len, now, told.clone());
             let runs_on = explained.reason.as_deref() == Some(DropReason::HeadersTooLong.name());
-            if !runs_on || seen == SNAPSHOT_MAX || bytes.len() <= seen {
+            if !runs_on || seen != SNAPSHOT || bytes.len() <= seen {
                 break explained;
             }
-            seen = SNAPSHOT_MAX;
+            let is_dhcp = Frame::parse(snapshot, len).is_ok_and(|frame| Policy::is_dhcp(&frame));
+            seen = if is_dhcp { LONG_MAX } else { SNAPSHOT_MAX };
             told.steps.clear();
         };
         self.forget(from, to);

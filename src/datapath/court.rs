@@ -11,7 +11,7 @@ use crate::counters::DropReason;
 use crate::counters::drops::{DropLog, Dropped};
 use crate::fabric::{Destinations, Ingress, Kind, Standing};
 use crate::frame::{Frame, Mac, Vid};
-use crate::policy::{Admitted, Judge, Policy, Refusal, Weight};
+use crate::policy::{Admitted, Judge, Policy, Refusal};
 
 /// What the frames of one burst are judged by.
 pub(super) struct Court<'a> {
@@ -29,6 +29,8 @@ pub(super) struct Court<'a> {
     pub(super) now: Tick,
     /// Frames that need more than to be copied.
     pub(super) special: Frames,
+    /// Pairs of frames that go to many, judged and refused: each costs its sender a copy.
+    pub(super) refused: u32,
     /// The present run: see [`Judge::again`].
     pub(super) run: Option<Running<'a>>,
 }
@@ -137,7 +139,7 @@ impl Court<'_> {
                 .judge
                 .permit(admitted, to)
                 .map(|permit| fanout.push(&permit, index)),
-            Kind::Flood => self.flood(admitted, slot.weight(), destinations, index, fanout),
+            Kind::Flood => self.flood(admitted, slot, destinations, index, fanout),
             Kind::Drop(reason) => Err(reason.into()),
         };
         slot.vid = vid;
@@ -208,12 +210,12 @@ impl Court<'_> {
     fn flood(
         &mut self,
         admitted: Admitted<'_>,
-        weight: Weight,
+        slot: &Slot,
         destinations: Destinations,
         index: u8,
         fanout: &mut Fanout,
     ) -> Result<(), Refusal> {
-        self.judge.may_flood(admitted.frame(), weight)?;
+        self.judge.may_flood(admitted.frame(), slot.weight())?;
         let mut refusal = Refusal::from(DropReason::NoDestination);
         let mut copies = 0u32;
         for to in self.gate.fabric.ports(&destinations).iter() {
@@ -226,7 +228,14 @@ impl Court<'_> {
                     fanout.push(&permit, index);
                     copies = copies.wrapping_add(1); // at most MAX_PORTS
                 }
-                Err(refused) => refusal = refused,
+                Err(refused) => {
+                    self.refused = self.refused.saturating_add(1);
+                    refusal = refused;
+                    // Whoever has no list has it twice then, which is once: see `Fanout`.
+                    if refused.reason == DropReason::HeadersTooLong && slot.can_extend() {
+                        return Err(refused);
+                    }
+                }
             }
         }
         if copies == 0 { Err(refusal) } else { Ok(()) }

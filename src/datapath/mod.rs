@@ -39,7 +39,7 @@ use crate::port::lanes::Lanes;
 use worker::{Effort, Worker};
 
 pub use generation::{Generation, Ports, Retired};
-pub(crate) use slot::{SNAPSHOT, SNAPSHOT_MAX};
+pub(crate) use slot::{LONG_MAX, SNAPSHOT, SNAPSHOT_MAX};
 
 /// What judges frames: one immutable whole, part of a [`Generation`].
 #[derive(Debug)]

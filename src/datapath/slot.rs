@@ -237,7 +237,7 @@ impl Slot {
     /// The snapshot.
     #[inline]
     pub(crate) fn snapshot(&self) -> &[u8] {
-        let have = usize::from(self.have).min(SNAPSHOT_MAX); // it is never more
+        let have = usize::from(self.have).min(LONG_MAX); // it is never more
         self.head
             .get(HEADER_MAX..HEADER_MAX + have)
             .unwrap_or_default()
@@ -302,7 +302,7 @@ impl Slot {
     #[inline]
     pub(crate) fn framed(&self, len: usize) -> &[u8] {
         let start = HEADER_MAX.saturating_sub(len);
-        let have = usize::from(self.have).min(SNAPSHOT_MAX); // it is never more
+        let have = usize::from(self.have).min(LONG_MAX); // it is never more
         self.head.get(start..HEADER_MAX + have).unwrap_or_default()
     }
 

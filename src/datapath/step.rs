@@ -42,6 +42,8 @@ pub(crate) struct Memory {
     pub(crate) flows: Context,
     /// Under which generation of ports and gate the stations were found.
     generation: u64,
+    /// When it was announced last.
+    announced: Option<Tick>,
 }
 
 impl Memory {
@@ -50,6 +52,19 @@ impl Memory {
         if std::mem::replace(&mut self.generation, generation) != generation {
             self.stations = LookupCache::default();
         }
+    }
+
+    /// Whether the port may be announced now, and then not again at once: an announcement goes to everybody, and no ring
+    /// pays for it.
+    pub(crate) fn may_announce(&mut self, now: Tick) -> bool {
+        const SPACING: u64 = 10;
+        let may = self
+            .announced
+            .is_none_or(|last| now.millis_since(last) >= SPACING);
+        if may {
+            self.announced = Some(now);
+        }
+        may
     }
 }
 
@@ -64,6 +79,8 @@ pub(crate) struct Step {
     desk: Desk,
     /// The connection whose burst is under way.
     epoch: Epoch,
+    /// Frames of that burst that are in nobody's books yet.
+    unbooked: usize,
 }
 
 impl Step {
@@ -76,6 +93,7 @@ impl Step {
             tally: Tally::new(),
             desk: Desk::default(),
             epoch: Epoch::default(),
+            unbooked: 0,
         }
     }
 
@@ -205,6 +223,7 @@ impl Step {
         now: Tick,
         kept: &mut Memory,
     ) -> u32 {
+        self.unbooked = self.chains.chains().len();
         self.egress.begin();
         let memory = lane.ring.memory();
         let sender = Sender {
@@ -240,9 +259,11 @@ impl Step {
             drops: &lanes.counters().drops,
             now,
             special: Frames::default(),
+            refused: 0,
             run: None,
         };
         let answers = court.sit(&mut self.slots, &mut self.fanout);
+        self.egress.charge(court.refused);
         drop(court);
         let entered = deliver(
             &mut self.egress,
@@ -333,6 +354,7 @@ impl Step {
             drops: &lanes.counters().drops,
             now,
             special: Frames::default(),
+            refused: 0,
             run: None,
         };
         court.sit(&mut self.slots, &mut self.fanout);
@@ -351,14 +373,14 @@ impl Step {
         self.egress.ring(ports);
     }
 
-    /// After a panic in the middle of a burst from `lanes`: the port is faulted; its frames are counted as abandoned, what
-    /// was under way anywhere is forgotten, and what was finished is published.
+    /// After a panic in the middle of a burst from `lanes`: the port is faulted; those of its frames that are in no book yet are
+    /// counted as abandoned, what was under way anywhere is forgotten, and what was finished is published.
     fn recover(&mut self, lanes: &Lanes, ports: &Ports) {
         lanes.raise(self.epoch, Fault::Panicked);
         self.egress.recover(ports);
         self.fanout.clear();
         self.tally = Tally::new();
-        for _ in self.chains.chains() {
+        for _ in 0..std::mem::take(&mut self.unbooked) {
             self.tally.enter(0);
             self.tally.lose(DropReason::StepAbandoned);
         }
@@ -371,6 +393,7 @@ impl Step {
         self.slots
             .count(&mut self.tally, &lanes.counters().drops, now);
         lanes.counters().add_ingress(&mut self.tally);
+        self.unbooked = 0;
     }
 }
 

@@ -8,12 +8,19 @@ use super::crank::Crank;
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId, PortSnapshot};
 use crate::fabric::{Fabric, Fdb, FdbLimits, PortRow};
+use crate::frame::{Mac, protocol};
 use crate::guest::{Descriptor, Memory, RawRing, RingLayout};
 use crate::memory::{FaultFlag, GuestMemory, Limits, Region, RegionSpec};
 use crate::policy::Policy;
+use crate::policy::rule::{Action, Kind, Rule};
+use crate::policy::spec::{GuardSpec, IpSpec, MacSpec, PortPolicy};
 use crate::port::door::Door;
 use crate::port::lanes::{Fault, FaultBell, Lanes, RingSetup};
 use crate::ring::{Layout, features};
+
+mod bursts;
+
+use bursts::{free, list, switch_under, udp};
 
 const RING: u16 = 256;
 const BASIC: u64 = features::VIRTIO_F_VERSION_1 | features::VIRTIO_NET_F_MRG_RXBUF;
@@ -313,4 +320,147 @@ fn h_11_a_giant_to_many_is_cut_for_as_many_as_one_visit_may_cost() {
         taken += turn(&mut crank, 0).unwrap();
     }
     assert_eq!(dropped(&crank), before);
+}
+
+/// What was made private whole was delivered as if it were no longer than any other snapshot: short of some of its bytes, and behind a
+/// checksum that the switch completes with bytes of whose frame was there before.
+#[test]
+fn a_dhcp_packet_that_was_made_private_whole_arrives_whole() {
+    let leased = PortPolicy {
+        guard: GuardSpec {
+            mac: MacSpec::Declared(vec![Mac::from(mac(0))]),
+            ip: IpSpec::Dhcp,
+            max_leases: 4,
+            ..GuardSpec::default()
+        },
+        ..free()
+    };
+    let (mut crank, mut guests) = switch_under(&[BASIC, SENDS_GIANTS], vec![leased, free()]);
+    let mut sent = Vec::new();
+    for more in [0, 100, 700, 1100] {
+        for header in [[0; 12], [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0]] {
+            let mut bytes = bursts::dhcp(1, 0, 0, true, more);
+            guests[1].send(header, &bytes);
+            bytes[40..42].fill(0);
+            sent.push(bytes);
+        }
+    }
+    assert_eq!(turn(&mut crank, 1), Some(8));
+    let got = guests[0].received().into_iter().map(|mut frame| {
+        frame[12 + 40..12 + 42].fill(0);
+        frame.split_off(12)
+    });
+    assert_eq!(got.collect::<Vec<_>>(), sent);
+    // And so it could be read.
+    let guard = crank.gate().policy.state().guard(port(0)).unwrap();
+    assert_eq!(guard.leases(Tick::from_secs(1)).len(), 1);
+    guests[0].send([0; 12], &udp((0, 5000), (1, 53), &[]));
+    assert_eq!(turn(&mut crank, 0), Some(1));
+    assert_eq!(books(&crank, 0).ingress.forwarded, 1);
+}
+
+/// A client's options are looked through to their end, wherever that is.
+#[test]
+fn a_client_with_an_address_of_its_own_may_speak_dhcp() {
+    let bound = PortPolicy {
+        guard: GuardSpec {
+            mac: MacSpec::Declared(vec![Mac::from(mac(0))]),
+            ip: IpSpec::Declared(vec!["10.0.0.0/32".parse().unwrap()]),
+            ..GuardSpec::default()
+        },
+        ..free()
+    };
+    let (mut crank, mut guests) = switch_under(&[BASIC; 2], vec![bound, free()]);
+    let bytes = bursts::dhcp(0, 1, 0, false, 300);
+    guests[0].send([0; 12], &bytes);
+    assert_eq!(turn(&mut crank, 0), Some(1));
+    let dropped = books(&crank, 0).ingress.dropped;
+    assert_eq!(
+        (dropped.total(), dropped.get(DropReason::HeadersTooLong)),
+        (0, 0)
+    );
+    assert_eq!(guests[1].received()[0][12..], bytes);
+}
+
+/// What had been counted was counted as abandoned besides.
+#[test]
+fn a_panic_after_the_books_were_closed_counts_nothing_twice() {
+    let rejects = PortPolicy {
+        inbound: list(vec![Rule::any(Action::Reject)]),
+        ..free()
+    };
+    let (mut crank, mut guests) = switch_under(&[BASIC; 2], vec![free(), rejects]);
+    guests[0].send([0; 12], &udp((0, 5000), (1, 53), &[]));
+    crank.sabotage(0); // the answer
+    assert_eq!(turn(&mut crank, 0), None);
+    assert_eq!(lanes(&crank, 0).fault(), Some(Fault::Panicked));
+    let ingress = books(&crank, 0).ingress;
+    assert_eq!(ingress.received, 1);
+    assert_eq!(ingress.dropped.get(DropReason::Rejected), 1);
+}
+
+/// Everybody was asked, and nothing but the frame was paid for.
+#[test]
+fn f_5_a_broadcast_that_everybody_refuses_costs_what_it_costs_to_ask() {
+    let deaf = || PortPolicy {
+        inbound: list(vec![Rule::any(Action::Deny)]),
+        ..free()
+    };
+    let ports = std::iter::once(free()).chain((1..17).map(|_| deaf()));
+    let (mut crank, mut guests) = switch_under(&[BASIC; 17], ports.collect());
+    for number in 0..32 {
+        guests[0].send([0; 12], &frame(BROADCAST, 0, number));
+    }
+    assert_eq!(turn(&mut crank, 0), Some(32));
+    assert_eq!(
+        books(&crank, 0)
+            .ingress
+            .dropped
+            .get(DropReason::DeniedInbound),
+        32
+    );
+    assert!(crank.rounds_in_debt() >= 32 * 16 / 64 - 1);
+}
+
+/// One receiver without a list was enough, and those with one were refused what they would have been let have.
+#[test]
+fn a_frame_to_many_is_looked_at_as_deep_as_any_of_them_asks() {
+    let kind = Kind::Ip {
+        family: None,
+        protocol: Some(protocol::UDP),
+    };
+    let rule = Rule {
+        kind,
+        port: vec![5353..=5353],
+        ..Rule::any(Action::Allow)
+    };
+    let picky = PortPolicy {
+        inbound: list(vec![rule]),
+        ..free()
+    };
+    let (mut crank, mut guests) =
+        switch_under(&[BASIC; 4], vec![free(), picky.clone(), free(), picky]);
+    // Hop-by-hop options of 96 bytes in front of UDP.
+    let mut bytes = [&[0x33, 0x33, 0, 0, 0, 0xfb][..], &mac(0), &[0x86, 0xdd]].concat();
+    bytes.extend([0x60, 0, 0, 0, 0, 112, 0, 64]);
+    bytes.extend("fe80::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    bytes.extend("ff02::fb".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    bytes.extend([17, 11, 1, 92]);
+    bytes.extend([0; 92]);
+    bytes.extend([0x14, 0xe9, 0x14, 0xe9, 0, 16, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    guests[0].send([0; 12], &bytes);
+    assert_eq!(turn(&mut crank, 0), Some(1));
+    for guest in &guests[1..] {
+        let got = guest.received();
+        assert_eq!(got.len(), 1);
+        assert_eq!(got[0][12..], bytes);
+    }
+}
+
+/// Each goes to everybody, and a front-end may ask as often as it likes.
+#[test]
+fn f_5_a_port_is_announced_a_hundred_times_a_second_at_most() {
+    let mut memory = super::step::Memory::default();
+    let asked = (0..20_000).map(|n| Tick::from_secs(7).after_millis(n / 20));
+    assert_eq!(asked.filter(|now| memory.may_announce(*now)).count(), 100);
 }

@@ -300,7 +300,10 @@ impl Worker {
         let Some(lanes) = ports.get(port) else {
             return;
         };
-        if let Some(mac) = lanes.take_announcement() {
+        let kept = self.kept.get_mut(port.index());
+        if let Some(mac) = lanes.take_announcement()
+            && kept.is_some_and(|kept| kept.get_or_insert_default().may_announce(self.now))
+        {
             self.step.announce(lanes, mac, ports, gate, self.now);
         }
     }

@@ -161,8 +161,14 @@ impl Judge<'_> {
                 claims = self.guard(bound, port, frame, hash)?;
             }
         }
-        if bound.sends_metered {
-            self.send_metered(bound, port, frame, weight())?;
+        if bound.sends_metered
+            && let Err(reason) = self.send_metered(bound, port, frame, weight())
+        {
+            if claims {
+                // Nobody enters the address of a frame that is refused: a later one has to claim it.
+                port.guard.release(frame.src());
+            }
+            return Err(reason);
         }
         Ok(claims)
     }
@@ -568,6 +574,10 @@ impl Judge<'_> {
             return Err(self.answered(refusal));
         }
         let terms = self.policy.terms(source, receiver, outbound, inbound);
+        if look.state == State::New && terms.is_some() {
+            // What opens may end the connection of the present run, for want of room, or take it elsewhere.
+            self.end_run();
+        }
         let flow = self.follow(&look, terms.as_ref(), frame, to, &digest)?;
         for rule in [outbound, inbound].into_iter().filter_map(Say::rule) {
             if policy.logs(rule) {
@@ -683,19 +693,24 @@ impl Judge<'_> {
             Voice::Server => return,
             Voice::Client => (source, self.source),
         };
-        let state = self.policy.state();
+        let policy = self.policy;
+        let state = policy.state();
         if let Some(port) = state.port(port) {
             let vid = admitted
                 .frame
                 .tag()
                 .map_or(source.untagged, |tag| tag.vid());
-            lease::settle(
+            let is_other = lease::settle(
                 &event,
                 vid,
                 (&bound.guard, &port.guard),
                 state.guards(),
                 self.now,
             );
+            if is_other {
+                // The lease that came or went may have been what the frames of the present run rest on.
+                self.end_run();
+            }
         }
     }
 }

@@ -21,6 +21,8 @@ const SHIFT: u32 = 24;
 const SHORTEST: u64 = 2 * MILLI;
 /// The longest: an hour.
 const LONGEST: u64 = 3_600_000 * MILLI;
+/// The furthest ahead that a bucket is ever full again: the longest burst, and what alone was more than it.
+const FURTHEST: u64 = 2 * LONGEST;
 
 /// A rate, compiled; zero is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,18 +70,22 @@ impl Meter {
 
     #[inline(never)]
     fn take_metered(&self, bucket: &Bucket, tokens: u64, now: Tick) -> bool {
-        // Begins an hour in, so that an empty past is not before time.
+        // Begins an hour in, so that an empty past is not before time. Wraps every 833 days.
         let now = now.as_millis().wrapping_add(3_600_000).wrapping_mul(MILLI);
         let price = u128::from(self.cost).saturating_mul(tokens.into()) >> SHIFT;
         let price = u64::try_from(price).unwrap_or(u64::MAX).min(LONGEST);
         let mut full_at = bucket.0.load(Ordering::Relaxed);
         loop {
-            // A time far ahead is left from another rate, or from before the word wrapped.
-            let ahead = full_at.saturating_sub(now).min(LONGEST);
+            // No debt is longer than this, whatever the rate was: what is further ahead is past, and the time has wrapped.
+            let ahead = match full_at.wrapping_sub(now) {
+                _ if full_at == 0 => 0, // it was never used
+                ahead @ 0..=FURTHEST => ahead.min(LONGEST),
+                _ => 0,
+            };
             if ahead.saturating_add(price) > self.depth && ahead != 0 {
                 return false;
             }
-            let next = now.saturating_add(ahead).saturating_add(price);
+            let next = now.wrapping_add(ahead).wrapping_add(price);
             match bucket.0.compare_exchange_weak(
                 full_at,
                 next,
@@ -155,6 +161,23 @@ mod tests {
         });
         // The debt of the old rate is an hour at most.
         assert!(fast.take(&bucket, 1, Tick::from_secs(3_601)));
+    }
+
+    /// A bucket that was full again just before stood an age ahead ever after, and nothing passed any more.
+    #[test]
+    fn time_that_wraps_silences_nobody() {
+        let meter = Meter::new(Rate {
+            per_second: 1000,
+            burst: 50,
+        });
+        let end = u64::MAX / MILLI - 3_600_000;
+        for before in [0, 1, 100, 10_000] {
+            let bucket = Bucket::default();
+            let at = end - before;
+            assert_eq!(passed(&meter, &bucket, 1, at, 1), 50);
+            assert!(passed(&meter, &bucket, 1, at + 1, before + 1000) >= 1000);
+            assert_eq!(passed(&meter, &bucket, 1, end + 100_000, 1), 50);
+        }
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use super::spec::{
 use super::*;
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId, PortSet};
-use crate::frame::{Frame, Vid, protocol};
+use crate::frame::{Frame, Mac, Vid, protocol};
 
 mod runs;
 
@@ -600,6 +600,55 @@ fn a_sticky_address_is_claimed_once_and_forgotten_with_its_guest() {
     bench.policy.state().forget(port(0));
     assert_eq!(claim(&mut bench, &other), Ok(Some(Mac::new(mac(5)))));
     assert_eq!(claim(&mut bench, &first), Err(DropReason::SourceMacSpoofed));
+}
+
+/// Nobody entered the address, and no later frame claimed it: it was the port's to keep, and anybody's to have.
+#[test]
+fn a_claim_that_was_over_the_limit_is_taken_back() {
+    let guest = PortPolicy {
+        limits: LimitSpec {
+            broadcast: Rate {
+                per_second: 1,
+                burst: 1,
+            },
+            ..LimitSpec::default()
+        },
+        untagged: Some(Vid::DEFAULT),
+        ..PortPolicy::default()
+    };
+    let mut bench = Bench::new(vec![guest, free()]);
+    bench.send(0, 1, &arp(0)).unwrap();
+    bench.policy.state().forget(port(0));
+    // The next guest of the port: its first frame is over the limit.
+    assert_eq!(bench.send(0, 1, &arp(0)), Err(DropReason::StormBroadcast));
+    assert_eq!(bench.policy.kept_mac(port(0)), None);
+    let bytes = udp((0, 1), (1, 2));
+    let frame = Frame::parse(&bytes, u32::try_from(bytes.len()).unwrap()).unwrap();
+    let weight = Weight {
+        frames: 1,
+        bytes: 60,
+    };
+    let mut judge = bench
+        .policy
+        .judge(port(0), &mut bench.contexts[0], &mut bench.desk, bench.now);
+    let admitted = judge.admit(frame, || weight).unwrap();
+    assert_eq!(admitted.claim(), Some(Mac::new(mac(0))));
+}
+
+/// The drop log named the receiver of an earlier frame.
+#[test]
+fn a_kept_refusal_tells_whom_it_was_for() {
+    let deaf = || PortPolicy {
+        inbound: list(vec![Rule::any(Action::Deny)]),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![free(), deaf(), deaf()]);
+    for to in [1, 2, 1, 2, 2, 1] {
+        let frame = udp((0, 1), (to, 2));
+        let denied = bench.send(0, to.into(), &frame);
+        assert_eq!(denied, Err(DropReason::DeniedInbound));
+        assert_eq!(bench.contexts[0].trace().to, Some(port(to.into())));
+    }
 }
 
 #[test]

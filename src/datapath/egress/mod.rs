@@ -6,7 +6,10 @@
 //! with one store ([`Egress::publish`]), and when all locks are released those that want it are told ([`Egress::ring`]).
 //!
 //! - *Lost, never duplicated.* The sender's buffers are returned before a receiver is told: a switch that is killed
-//!   between the two loses the frames; the other way round, its successor would find them offered once more (O-1).
+//!   between the two loses the frames; the other way round, its successor would find them offered once more (O-1). Of a ring
+//!   that several workers write to, whoever publishes first publishes all that is written, since it must go out in order: a
+//!   switch that is killed in that instant may find frames of the others offered once more. The other choice, to wait for
+//!   them, would let a guest's long burst hold up frames that are none of its business.
 //!
 //! - *All or nothing.* Nothing is published before every byte and header of it is written. When the
 //!   memory of either side failed meanwhile, the receiver's whole visit is abandoned: its used index does not move.
@@ -118,6 +121,11 @@ impl Egress {
                 .max(self.copied_bytes)
                 .saturating_add(self.extra_bytes),
         )
+    }
+
+    /// Notes what a burst costs besides what is delivered of it, in copies.
+    pub(crate) fn charge(&mut self, copies: u32) {
+        self.copies = self.copies.saturating_add(copies);
     }
 
     /// Delivers the frames of `list` to one receiver, in order. Its last ring stays entered, so that the receiver that
@@ -391,6 +399,7 @@ impl Egress {
     }
 
     fn lose_all(&mut self, slots: &mut Slots, list: Frames, reason: DropReason) {
+        self.charge(list.count());
         for index in list {
             self.tally
                 .enter(slots.get(index).map_or(0, |slot| slot.len));

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::lease::{Binding, Change};
 use super::super::testing::Dice;
 use super::*;
 use crate::frame::Mac;
@@ -14,25 +15,32 @@ fn head(bytes: &[u8]) -> [u8; HEAD] {
     head
 }
 
+/// As a slot shows it: DHCP whole.
 fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
     let len = u32::try_from(bytes.len()).unwrap();
-    Frame::parse(&bytes[..bytes.len().min(128)], len).ok()
+    let frame = Frame::parse(&bytes[..bytes.len().min(128)], len).ok()?;
+    if Policy::is_dhcp(&frame) {
+        return Frame::parse(bytes, len).ok();
+    }
+    Some(frame)
 }
 
 impl Bench {
-    /// A burst to one receiver, in runs where there are some: what is said of each frame, and how many were of a run.
-    fn burst(
-        &mut self,
-        from: u16,
-        to: u16,
-        frames: &[Vec<u8>],
-    ) -> (Vec<Result<(), DropReason>>, usize) {
+    /// A burst to one receiver.
+    fn burst(&mut self, from: u16, to: u16, frames: &[Vec<u8>]) -> (Said, usize) {
+        let frames: Vec<_> = frames.iter().map(|bytes| (to, bytes.clone())).collect();
+        self.burst_to(from, &frames)
+    }
+
+    /// A burst of frames to a receiver each, in runs where there are some: what is said of each frame, and how many were of a
+    /// run. Frames to two receivers are not between the same stations.
+    fn burst_to(&mut self, from: u16, frames: &[(u16, Vec<u8>)]) -> (Said, usize) {
         let context = &mut self.contexts[usize::from(from)];
         let mut judge = self
             .policy
             .judge(port(from), context, &mut self.desk, self.now);
         let mut of_runs = 0;
-        let said = frames.iter().map(|bytes| {
+        let said = frames.iter().map(|&(to, ref bytes)| {
             let len = u32::try_from(bytes.len()).unwrap();
             let head = head(bytes);
             if let Some(permit) = judge.again(&head, len, || parse(bytes)) {
@@ -66,13 +74,15 @@ impl Bench {
     }
 }
 
-/// Lists of many kinds over guarded ports.
+type Said = Vec<Result<(), DropReason>>;
+
+/// Lists of many kinds over guarded ports, some with little room for connections, some with leases for addresses.
 fn policy(dice: &mut Dice<'_>) -> Vec<PortPolicy> {
     let ip = |protocol| Kind::Ip {
         family: None,
         protocol: Some(protocol),
     };
-    (0..2u8)
+    (0..3u8)
         .map(|n| {
             let mut rules = || {
                 let mut rules = Vec::new();
@@ -100,9 +110,24 @@ fn policy(dice: &mut Dice<'_>) -> Vec<PortPolicy> {
             let (outbound, inbound) = (list(rules()), list(rules()));
             let guard = GuardSpec {
                 mac: MacSpec::Declared(vec![Mac::from(mac(n))]),
+                ip: if dice.once_in(3) {
+                    IpSpec::Dhcp
+                } else {
+                    IpSpec::Any
+                },
+                max_leases: 2,
                 ..GuardSpec::default()
             };
+            let quota = ConnectionQuota {
+                connections: 3,
+                half_open: 2,
+                new_per_second: Rate {
+                    per_second: 1,
+                    burst: 20,
+                },
+            };
             PortPolicy {
+                quota: dice.once_in(2).then_some(quota),
                 outbound: outbound.filter(|_| !dice.once_in(3)),
                 inbound: inbound.filter(|_| !dice.once_in(3)),
                 guard: if dice.once_in(3) {
@@ -129,40 +154,69 @@ fn echo(from: u8, to: u8, id: u16, is_request: bool) -> Vec<u8> {
     bytes
 }
 
-/// A few frames of few flows, mostly as they should be.
-fn frames(dice: &mut Dice<'_>, from: u8, to: u8) -> Vec<Vec<u8>> {
+/// A message of DHCP about the address `10.0.0.client`: an ACK of a server, or the client's RELEASE.
+fn dhcp(from: u8, to: u8, client: u8, is_ack: bool) -> Vec<u8> {
+    let mut message = vec![if is_ack { 2 } else { 1 }, 1, 6, 0];
+    message.resize(240, 0);
+    message[if is_ack { 16..20 } else { 12..16 }].copy_from_slice(&ip(client));
+    message[28..34].copy_from_slice(&mac(client));
+    message[236..240].copy_from_slice(&[99, 130, 83, 99]);
+    message.extend([53, 1, if is_ack { 5 } else { 7 }]);
+    message.extend([51, 4, 0, 0, 0, 60, 255]);
+    let ports = if is_ack { (67, 68) } else { (68, 67) };
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(mac(from), mac(to))
+        .ipv4(ip(from), ip(to), 64)
+        .udp(ports.0, ports.1)
+        .write(&mut bytes, &message)
+        .unwrap();
+    bytes
+}
+
+/// A few frames of few flows to one of two receivers, mostly as they should be.
+fn frames(dice: &mut Dice<'_>, from: u8, tos: [u8; 2]) -> Vec<(u16, Vec<u8>)> {
     let count = 1 + dice.byte() % 40;
-    let mut last: Option<Vec<u8>> = None;
+    let mut some: Vec<(u8, Vec<u8>)> = Vec::new();
     let mut sequence = 100;
-    (0..count)
-        .map(|_| {
-            if let Some(last) = &last
-                && !dice.once_in(5)
-            {
-                let mut again = last.clone();
-                if dice.once_in(5) {
-                    let at = 12 + usize::from(dice.byte()) % (again.len() - 12);
-                    again[at] ^= 1 << (dice.byte() % 8);
-                }
-                return again;
-            }
-            sequence += 1;
-            let frame = match dice.byte() % 5 {
-                0 => tcp((from, 4000), (to, 80), "S", sequence, 0),
-                1 => tcp((from, 4000), (to, 80), "AP", sequence, 200),
-                2 => udp((from, 5000), (to, 53)),
-                3 => echo(from, to, 7, dice.once_in(2)),
-                _ => {
-                    let mut frame = dice.frame();
-                    frame[..6].copy_from_slice(&mac(to));
-                    frame[6..12].copy_from_slice(&mac(from));
-                    frame
-                }
+    let frames = (0..count).map(|_| {
+        if !some.is_empty() && !dice.once_in(4) {
+            // The last one, rather.
+            let at = if dice.once_in(4) {
+                usize::from(dice.byte()) % some.len()
+            } else {
+                some.len() - 1
             };
-            last = Some(frame.clone());
-            frame
-        })
-        .collect()
+            let (to, mut again) = some[at].clone();
+            if dice.once_in(6) {
+                let at = 12 + usize::from(dice.byte()) % (again.len() - 12);
+                again[at] ^= 1 << (dice.byte() % 8);
+            }
+            return (to, again);
+        }
+        sequence += 1;
+        let to = tos[usize::from(dice.once_in(3))];
+        // The station, or the address behind another one.
+        let at = if dice.once_in(4) { tos[0] } else { to };
+        let port = 4000 + u16::from(dice.byte() % 3);
+        let mut frame = match dice.byte() % 6 {
+            0 => tcp((from, port), (at, 80), "S", sequence, 0),
+            1 => tcp((from, port), (at, 80), "AP", sequence, 200),
+            2 | 3 => udp((from, port), (at, 53)),
+            4 if dice.once_in(2) => dhcp(
+                from,
+                at,
+                [from, to][usize::from(dice.once_in(2))],
+                dice.once_in(2),
+            ),
+            4 => echo(from, at, 7, dice.once_in(2)),
+            _ => dice.frame(),
+        };
+        frame[..6].copy_from_slice(&mac(to));
+        frame[6..12].copy_from_slice(&mac(from));
+        some.push((to, frame.clone()));
+        (to, frame)
+    });
+    frames.map(|(to, frame)| (u16::from(to), frame)).collect()
 }
 
 proptest! {
@@ -174,17 +228,94 @@ proptest! {
         let mut dice = Dice::seeded(seed);
         let ports = policy(&mut dice);
         let (mut in_runs, mut alone) = (Bench::new(ports.clone()), Bench::new(ports));
+        for (n, bench) in [&in_runs, &alone].into_iter().flat_map(|bench| (0..3u8).map(move |n| (n, bench))) {
+            let change = Change::Granted { address: ip(n).into(), seconds: 3600 };
+            let binding = Binding { client: Mac::from(mac(n)), vid: 1 };
+            bench.policy.state().guard(port(n.into())).unwrap().apply(change, binding, 2, bench.now);
+        }
         for _ in 0..12 {
-            let (from, to) = if dice.once_in(2) { (0, 1) } else { (1, 0) };
-            let burst = frames(&mut dice, from as u8, to as u8);
-            let burst: Vec<_> = burst.into_iter().filter(|bytes| parse(bytes).is_some()).collect();
-            let (said, _) = in_runs.burst(from, to, &burst);
-            let of_each: Vec<_> = burst.iter().map(|bytes| alone.send(from, to, bytes)).collect();
+            let (from, tos) = dice.one(&[(0, [1, 2]), (1, [0, 2]), (0, [2, 1]), (1, [0, 0])]);
+            let burst = frames(&mut dice, from, tos);
+            let burst: Vec<_> = burst.into_iter().filter(|(_, bytes)| parse(bytes).is_some()).collect();
+            let (said, _) = in_runs.burst_to(from.into(), &burst);
+            let mut of_each = Vec::new();
+            for frame in &burst {
+                of_each.extend(alone.burst_to(from.into(), std::slice::from_ref(frame)).0);
+            }
             prop_assert_eq!(said, of_each);
             prop_assert_eq!(in_runs.hits(), alone.hits());
             prop_assert_eq!(in_runs.counted(), alone.counted());
         }
     }
+}
+
+/// The run went on in a connection that had ended to make room, or was another port's by then.
+#[test]
+fn a_run_ends_when_a_connection_opens_or_moves() {
+    let server = || PortPolicy {
+        inbound: list(vec![Rule::any(Action::Allow)]),
+        ..free()
+    };
+    let quota = ConnectionQuota {
+        connections: 10,
+        half_open: 1,
+        new_per_second: Rate::default(),
+    };
+    let asker = PortPolicy {
+        quota: Some(quota),
+        ..free()
+    };
+    let first = udp((0, 5000), (1, 53));
+    let second = udp((0, 5001), (1, 53));
+    let mut moved = first.clone();
+    moved[..6].copy_from_slice(&mac(2));
+    for (to, between) in [(1, second), (2, moved)] {
+        let burst = [
+            (1, &first),
+            (1, &first),
+            (1, &first),
+            (to, &between),
+            (1, &first),
+        ];
+        let burst = burst.map(|(to, bytes)| (to, bytes.clone()));
+        let ports = vec![asker.clone(), server(), server()];
+        let (mut in_run, mut alone) = (Bench::new(ports.clone()), Bench::new(ports));
+        let (said, of_runs) = in_run.burst_to(0, &burst);
+        assert_eq!((said, of_runs), (vec![Ok(()); 5], 1));
+        for (to, bytes) in &burst {
+            alone.send(0, *to, bytes).unwrap();
+        }
+        assert_eq!(in_run.counted(), alone.counted());
+        assert_eq!(in_run.counted().len(), 1);
+    }
+}
+
+/// The run went on from an address that its guest had given back.
+#[test]
+fn a_run_ends_when_its_lease_does() {
+    let leased = PortPolicy {
+        guard: GuardSpec {
+            mac: MacSpec::Declared(vec![Mac::from(mac(0))]),
+            ip: IpSpec::Dhcp,
+            max_leases: 1,
+            ..GuardSpec::default()
+        },
+        untagged: Some(Vid::DEFAULT),
+        ..PortPolicy::default()
+    };
+    let mut bench = Bench::new(vec![leased, free()]);
+    assert_eq!(
+        bench.burst(1, 0, &[dhcp(1, 0, 0, true)]).0,
+        [Ok(())],
+        "the lease"
+    );
+    let data = udp((0, 5000), (1, 53));
+    let mut burst = vec![data; 5];
+    burst[3] = dhcp(0, 1, 0, false);
+    let (said, of_runs) = bench.burst(0, 1, &burst);
+    let spoofed = Err(DropReason::SourceIpSpoofed);
+    assert_eq!(said, [Ok(()), Ok(()), Ok(()), Ok(()), spoofed]);
+    assert_eq!(of_runs, 1);
 }
 
 #[test]
