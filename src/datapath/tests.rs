@@ -464,3 +464,36 @@ fn f_5_a_port_is_announced_a_hundred_times_a_second_at_most() {
     let asked = (0..20_000).map(|n| Tick::from_secs(7).after_millis(n / 20));
     assert_eq!(asked.filter(|now| memory.may_announce(*now)).count(), 100);
 }
+
+/// The other has not returned its sender's buffers by then: see the head of `egress`.
+#[test]
+fn frames_of_two_workers_in_one_ring_go_out_with_the_first_and_once() {
+    use super::egress::Egress;
+    use super::fanout::Frames;
+    use super::slots::{Slots, Source};
+    use crate::ring::ChainBurst;
+
+    let (mut crank, mut guests) = switch(&[BASIC; 3]);
+    let (mut worker, mut slots, chains) = (Egress::new(), Slots::new(), ChainBurst::new());
+    let first = frame(mac(1), 0, 1);
+    let second = frame(mac(1), 2, 2);
+    slots.put(&first);
+    let source = Source {
+        memory: None,
+        chains: &chains,
+    };
+    let (to, fabric) = (lanes(&crank, 1), &crank.gate().fabric);
+    let entered = worker.deliver(source, &mut slots, Frames::first(1), to, fabric);
+    worker.leave(entered);
+    assert!(guests[1].received().is_empty());
+    guests[2].send([0; 12], &second);
+    assert_eq!(turn(&mut crank, 2), Some(1));
+    let got = |guest: &Guest| -> Vec<_> {
+        let frames = guest.received().into_iter();
+        frames.map(|mut frame| frame.split_off(12)).collect()
+    };
+    assert_eq!(got(&guests[1]), [first.clone(), second.clone()]);
+    worker.publish(None, crank.ports());
+    assert_eq!(got(&guests[1]), [first, second]);
+    assert_eq!(books(&crank, 1).egress.delivered, 2);
+}
