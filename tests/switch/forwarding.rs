@@ -261,7 +261,6 @@ fn what_was_sent_while_the_switch_was_away_goes_out_when_it_is_back() {
     }
     switch.run();
     b.reconnect().unwrap();
-    switch.await_state("b", "running");
     a.reconnect().unwrap();
     for number in 0..20u8 {
         assert_eq!(expect(&mut b).bytes, frame(mac(2), mac(1), &[number]));

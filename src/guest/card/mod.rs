@@ -148,6 +148,8 @@ impl Guest {
         }
         let setups = self.setups(|q| q.ring().used_idx().unwrap_or_else(|_| q.used()));
         front_end.start(self.plan.script, &self.memory, &setups)?;
+        // Rings are enabled last, and without an answer.
+        front_end.sync()?;
         self.front_end = Some(front_end);
         Ok(())
     }
@@ -203,6 +205,8 @@ impl Guest {
         }
         let setups = self.setups(Queue::used);
         front_end.start(self.plan.script, &self.memory, &setups)?;
+        // Rings are enabled last, and without an answer.
+        front_end.sync()?;
         self.front_end = Some(front_end);
         if !posted_first {
             self.post()?;
