@@ -1,7 +1,8 @@
 //! What connection tracking costs for each packet, from private snapshots and with the frame read already.
 //!
 //! The argument is how many connections there are; packets go to all of them by turns, in an order that helps no cache. `advance` goes
-//! on with a connection by a reference that was kept, `look` finds it by its addresses, as its opener's packet and as a reply;
+//! on with a connection by a reference that was kept, `look` finds it by its addresses, as its opener's packet and as a reply, and
+//! `look_floor` reads as many lines of memory, one after the other, and does nothing else;
 //! `open_end` opens one more and ends it. Times are for one packet. First, what memory the connections take is printed.
 //!
 //! `cargo bench --bench track`; with `-- --test` everything runs once.
@@ -220,6 +221,34 @@ fn look_original(bencher: Bencher<'_, '_>, flows: u32) {
 #[divan::bench(args = FLOWS)]
 fn look_reply(bencher: Bencher<'_, '_>, flows: u32) {
     look(bencher, flows, Direction::Reply);
+}
+
+/// What the memory itself costs a look-up, one after the other: a line of an index, and the two lines of the entry that it names, in tables
+/// as long as those of so many connections.
+#[divan::bench(args = FLOWS)]
+fn look_floor(bencher: Bencher<'_, '_>, flows: u32) {
+    const LINE: usize = 8;
+    const ENTRY: usize = 17;
+    let buckets = (flows as usize / 8).next_power_of_two();
+    let index = vec![0usize; buckets * LINE];
+    let entries = vec![0usize; flows as usize * ENTRY];
+    // Written once, since memory that nobody has written is one page of zeros.
+    let (mut index, mut entries) = (black_box(index), black_box(entries));
+    index.fill(1);
+    entries.fill(1);
+    let drawn: Vec<_> = (0..round(flows)).map(|n| draw(n, flows) as usize).collect();
+    bencher
+        .counter(ItemsCount::new(drawn.len()))
+        .bench_local(|| {
+            let mut one = 1;
+            for &n in black_box(&drawn) {
+                // Each place is known only when the line before it is there.
+                let tag = index[(n + one - 1).wrapping_mul(0x9e37_79b9) % buckets * LINE];
+                let at = (n + tag - 1) * ENTRY;
+                one = entries[at] & entries[at + LINE];
+            }
+            one
+        });
 }
 
 /// One more connection, opened and ended.

@@ -5,7 +5,7 @@
 //! cargo bench --bench peers                              # everything, some 7 minutes
 //! cargo bench --bench peers -- forward --rounds 5 --seconds 5
 //! cargo bench --bench peers -- policy                    # what a policy costs, and Open vSwitch's connection tracking
-//! cargo bench --bench peers -- many idle
+//! cargo bench --bench peers -- many idle resume
 //! ```
 //!
 //! The load runs on processor 0 and the switch's worker on processor 1; nothing else should run. A run during which others
@@ -22,6 +22,7 @@
 
 mod descriptors;
 mod machine;
+mod resume;
 mod rules;
 mod switches;
 
@@ -44,7 +45,7 @@ type Failure = Box<dyn std::error::Error>;
 /// Portcullis beside its peers.
 #[derive(Parser)]
 struct Arguments {
-    /// What to measure: forward, policy, many, idle [default: all]
+    /// What to measure: forward, policy, many, idle, resume [default: all]
     parts: Vec<String>,
     /// Runs of each case with each switch
     #[arg(long, default_value_t = 3)]
@@ -158,6 +159,9 @@ fn main() -> Result<(), Failure> {
     }
     if wanted("idle") {
         idle(&conditions)?;
+    }
+    if wanted("resume") {
+        resume::resume(&conditions)?;
     }
     Ok(())
 }

@@ -135,6 +135,18 @@ impl Switch {
         self.children.iter().map(Child::id).collect()
     }
 
+    /// Kills ours and starts it again, on the same sockets.
+    pub(super) fn restart(&mut self, pinned: bool) -> Result<(), Failure> {
+        for mut child in self.children.drain(..) {
+            child.kill()?;
+            child.wait()?;
+        }
+        match self.kind {
+            Kind::Portcullis(ours) => self.portcullis(ours, pinned),
+            other => Err(format!("{} is not restarted here", other.name()).into()),
+        }
+    }
+
     /// The state of ours.
     pub(super) fn status(&self) -> Result<SwitchReport, Failure> {
         let answer = ask(&self.dir.path().join("control"), &Question::Status)?;
