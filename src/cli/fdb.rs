@@ -12,11 +12,11 @@ pub(super) fn fdb(args: &FdbArgs) -> Result<(), Failure> {
         port: args.port.clone(),
         from: 0,
     };
-    if !args.json {
-        print("ADDRESS            VLAN  AGE        PORT\n")?;
-    }
     loop {
         let page = page(&socket, &query)?;
+        if !args.json && query.from == 0 {
+            print("ADDRESS            VLAN  AGE        PORT\n")?;
+        }
         let lines = page.entries.iter().map(|entry| {
             if args.json {
                 serde_json::to_string(entry).unwrap_or_default() + "\n"
@@ -46,6 +46,8 @@ fn row(entry: &AddressReport) -> String {
     let vlan = entry.vlan.map_or("all".to_owned(), |vlan| vlan.to_string());
     let age = if entry.declared {
         "declared".to_owned()
+    } else if entry.kept {
+        "kept".to_owned()
     } else {
         format!("{} s", entry.age)
     };
@@ -64,6 +66,7 @@ mod tests {
             port: "web".to_owned(),
             age: 17,
             declared: false,
+            kept: false,
         };
         assert_eq!(row(&entry), "52:54:00:00:00:01  20    17 s       web\n");
         let entry = AddressReport {
@@ -72,5 +75,11 @@ mod tests {
             ..entry
         };
         assert_eq!(row(&entry), "52:54:00:00:00:01  all   declared   web\n");
+        let entry = AddressReport {
+            declared: false,
+            kept: true,
+            ..entry
+        };
+        assert_eq!(row(&entry), "52:54:00:00:00:01  all   kept       web\n");
     }
 }

@@ -81,6 +81,7 @@ mod tests {
             port: name.to_owned(),
             helpers: helpers.iter().map(|name| (*name).to_owned()).collect(),
             allow: None,
+            list_is_gone: false,
             since: 0,
             by: "operator".to_owned(),
         };
@@ -94,9 +95,14 @@ mod tests {
             allow: Some("sick".to_owned()),
             ..port("web", &[])
         };
+        let gone = QuarantineReport {
+            list_is_gone: true,
+            ..behind.clone()
+        };
         assert_eq!(
-            listed(&[behind]),
-            "web: in quarantine by operator, reaches what list sick allows\n"
+            listed(&[behind, gone]),
+            "web: in quarantine by operator, reaches what list sick allows\n\
+             web: in quarantine by operator, reaches nobody: there is no list sick\n"
         );
     }
 }

@@ -113,6 +113,9 @@ pub struct QuarantineReport {
     /// The list of the configuration that it is behind, if it is behind one.
     #[serde(default)]
     pub allow: Option<String>,
+    /// The configuration that is in force has no such list: the port reaches nobody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub list_is_gone: bool,
     /// Seconds since the epoch of Unix.
     pub since: u64,
     /// Whose doing it is: `operator`, or the trigger.
@@ -124,6 +127,7 @@ impl QuarantineReport {
     #[must_use]
     pub fn said(&self) -> String {
         let reaches = match &self.allow {
+            Some(list) if self.list_is_gone => format!("nobody: there is no list {list}"),
             Some(list) => format!("what list {list} allows"),
             None if self.helpers.is_empty() => "nobody".to_owned(),
             None => self.helpers.join(", "),

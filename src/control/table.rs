@@ -26,7 +26,7 @@ pub struct FdbPage {
 pub struct AddressReport {
     /// The address.
     pub mac: String,
-    /// Its VLAN; none for a declared address, which holds for all VLANs of its port.
+    /// Its VLAN; none for a declared or kept address, which holds for all VLANs of its port.
     pub vlan: Option<u16>,
     /// The port that it is on.
     pub port: String,
@@ -34,4 +34,7 @@ pub struct AddressReport {
     pub age: u32,
     /// Whether it was declared in the configuration.
     pub declared: bool,
+    /// Whether port security keeps it for its port, though nobody declared it.
+    #[serde(default)]
+    pub kept: bool,
 }

@@ -3,6 +3,7 @@
 //! Each turn: wait until a descriptor is ready, a port's deadline has come or a second is over; then give each ready port its
 //! one bounded step. A port that always has something to say is served once a turn, like every other.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::Timespec;
@@ -15,8 +16,8 @@ use super::reload::Job;
 use super::{DaemonError, Switch};
 use crate::clock::Tick;
 use crate::control::{
-    AddressReport, Answer, ConfigurationReport, FdbPage, FdbQuery, Flags, Question, Response,
-    Ticket,
+    AddressReport, Answer, ConfigurationReport, FdbPage, FdbQuery, Flags, Question, ReloadRequest,
+    Response, Ticket,
 };
 use crate::counters::PortId;
 use crate::fabric::Fdb;
@@ -173,6 +174,10 @@ impl Switch {
     fn respond(&mut self, ticket: Ticket, question: Question, now: Tick) -> Response {
         match question {
             Question::Status => self.status(now).into(),
+            Question::Reload(ReloadRequest { file: Some(file) }) if !is_plain(&file) => {
+                let why = "a reload names an absolute path without control characters";
+                Answer::Error(why.to_owned()).into()
+            }
             Question::Reload(request) => self.put(Job::Reload {
                 file: request.file,
                 ticket: Some(ticket),
@@ -230,12 +235,14 @@ impl Switch {
             if wanted.is_none_or(|id| id == entry.port)
                 && let Some(port) = self.ports.get(&entry.port)
             {
+                let declared = self.live.declares(entry.port, entry.mac);
                 page.entries.push(AddressReport {
                     mac: entry.mac.to_string(),
                     vlan: entry.vid.map(|vid| vid.get()),
                     port: port.name().to_owned(),
                     age: entry.age,
-                    declared: entry.is_static,
+                    declared: entry.is_static && declared,
+                    kept: entry.is_static && !declared,
                 });
             }
             if page.entries.len() >= PAGE || looked >= SEARCH {
@@ -268,6 +275,11 @@ impl Switch {
         self.write_journal();
         self.watch_triggers(now);
     }
+}
+
+/// A path that means the same here as to whoever named it, and that may stand in a line of the log.
+fn is_plain(path: &Path) -> bool {
+    path.is_absolute() && !path.to_string_lossy().contains(char::is_control)
 }
 
 /// Forgets the addresses of a guest that has gone, so that nothing of theirs goes to whoever comes next; noted for a job

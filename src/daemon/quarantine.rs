@@ -87,6 +87,14 @@ impl Wards {
         self.ports.values().cloned().collect()
     }
 
+    /// One of them as it is told of: with whether its list is there still.
+    pub(super) fn told(&self, live: &Live, name: &str) -> Option<QuarantineReport> {
+        let mut ward = self.ports.get(name)?.clone();
+        let list = ward.allow.as_ref();
+        ward.list_is_gone = list.is_some_and(|list| !live.spec.lists.contains_key(list));
+        Some(ward)
+    }
+
     /// One of them.
     pub(super) fn get(&self, name: &str) -> Option<&QuarantineReport> {
         self.ports.get(name)
@@ -158,6 +166,7 @@ impl Wards {
             port: port.clone(),
             helpers,
             allow,
+            list_is_gone: false,
             since,
             by: by.to_owned(),
         };

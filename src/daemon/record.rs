@@ -121,7 +121,7 @@ impl Record {
             lists: spec.lists.clone(),
             limits: limits(&spec.limits),
             connections: (state.tracker().usage(id).flows, spec.quota.connections),
-            quarantine: wards.get(&spec.name).cloned(),
+            quarantine: wards.told(live, &spec.name),
         });
         let workers = self.workers.iter().zip(workers.status());
         SwitchReport {

@@ -210,7 +210,9 @@ impl Switch {
                 if let Some(why) = &not_saved {
                     tracing::error!("the quarantine would not survive a restart: {why}");
                 }
-                let ports = self.wards.reports();
+                let names = self.wards.reports().into_iter().map(|ward| ward.port);
+                let told = names.filter_map(|name| self.wards.told(&self.live, &name));
+                let ports = told.collect();
                 if let Some(ticket) = ticket {
                     let answer = Answer::Quarantine(QuarantineAnswer { ports, not_saved });
                     self.control.reply(ticket, answer);

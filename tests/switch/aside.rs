@@ -90,6 +90,11 @@ fn a_port_behind_a_list_does_what_that_allows_through_reload_and_restart() {
     switch.change(&[ports[0], ports[1], ("helper", plain.as_str())]);
     let alone = tcp((1, 40_005), (3, 22), "S", 1, 0);
     refused(&switch, "client", &mut client, &alone, "quarantined");
+    let told = &switch.port("client")["quarantine"];
+    assert_eq!(
+        (&told["allow"], &told["list_is_gone"]),
+        (&"sick".into(), &true.into())
+    );
     release(&switch, "client");
     passes(
         &mut client,

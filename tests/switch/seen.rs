@@ -102,6 +102,11 @@ fn status_shows_who_is_there_what_was_agreed_and_what_was_lost() {
     line(&["addresses", "52:54:00:00:00:01 (fixed)"]);
     line(&["addresses", "52:54:00:00:00:02 (kept)"]);
     line(&["dropped", "runt 1", "mac-of-other-port 1"]);
+    assert_eq!(
+        prints(&["fdb", "--port", "db", "--control", &control]),
+        "ADDRESS            VLAN  AGE        PORT\n\
+         52:54:00:00:00:02  all   kept       db\n"
+    );
     all(&mut db);
 }
 
