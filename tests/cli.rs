@@ -218,6 +218,14 @@ fn check_says_what_run_would_say_and_makes_nothing() {
     ends(&room.run(&["check", &file]), 3, &expected);
     ends(&room.run(&["run", &file]), 3, &expected);
 
+    // A CPU that no machine of ours has.
+    let cpus = format!("web={}", room.text("web"));
+    let expected = "error: --cpus 1023: [switch]: cpus: cannot run on CPU 1023: Invalid argument (os error 22); \
+                    name CPUs of this machine that the switch may use\n";
+    for command in ["check", "run"] {
+        let output = room.run(&[command, "--port", &cpus, "--cpus", "1023"]);
+        ends(&output, 3, expected);
+    }
     ends(
         &room.run(&["check", &room.text("none.toml")]),
         3,
@@ -315,6 +323,27 @@ fn status_says_which_switch_it_cannot_find() {
     let _two = room.start(&["--port", &port("b"), "--name", "two"]);
     ends(&room.run(&["status"]), 1, "name one of one, two");
     ends(&room.run(&["status", "two"]), 0, "");
+}
+
+/// Case O-10: a path that would forge a line of the log, and one that means another file to the switch.
+#[test]
+fn o_10_a_reload_names_an_absolute_path_without_control_characters() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let room = Room::new();
+    let (port, control) = (format!("a={}", room.text("a")), room.text("c"));
+    let _switch = room.start(&["--port", &port, "--control", &control]);
+    for file in [
+        "lan.toml",
+        "/tmp/lan\\n2026-01-01T00:00:00Z ERROR stopped.toml",
+    ] {
+        let mut socket = UnixStream::connect(&control).unwrap();
+        let question = format!(r#"{{"version":1,"request":{{"reload":{{"file":"{file}"}}}}}}"#);
+        socket.write_all((question + "\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        BufReader::new(socket).read_line(&mut answer).unwrap();
+        let expected = "a reload names an absolute path without control characters";
+        assert!(answer.contains(expected), "{answer}");
+    }
 }
 
 /// Case O-10: another user. Only root can become one, so as another user this shows only that the switch's own is heard.

@@ -26,8 +26,10 @@ pub(super) fn read_asserts(
     for section in sections {
         let mut reader = Reader::new(section, faults);
         let origin = reader.place();
-        let from = read_ports(&mut reader, "from", names);
-        let to = read_ports(&mut reader, "to", names);
+        let read = [
+            read_ports(&mut reader, "from", names),
+            read_ports(&mut reader, "to", names),
+        ];
         let packet = required(&mut reader, "packet", PACKET_RULE);
         let expect = [
             ("allow", Action::Allow),
@@ -39,6 +41,16 @@ pub(super) fn read_asserts(
         if !was_said {
             let remedy = "add expect = \"deny\", \"allow\" or \"reject\"";
             reader.fault(origin.clone(), "expect", "is missing".to_owned(), remedy);
+        }
+        let [Some((from, of_group)), Some((to, to_group))] = read else {
+            reader.finish();
+            continue;
+        };
+        let has_pairs = from.iter().any(|from| to.iter().any(|to| to != from));
+        if !has_pairs && !of_group && !to_group {
+            let problem = "is about no pair of ports, and so says nothing".to_owned();
+            let remedy = "name two ports: one sends, the other receives";
+            reader.fault(origin.clone(), "to", problem, remedy);
         }
         if let (Some((packet, place)), Some(expect), true) = (packet, expect, ports_are_whole) {
             let pairs = from
@@ -81,21 +93,32 @@ fn required(reader: &mut Reader<'_>, key: &'static str, remedy: &str) -> Option<
     reader.text(key, remedy)
 }
 
-fn read_ports(reader: &mut Reader<'_>, key: &'static str, names: &Names) -> PortSet {
+/// Ports, and whether a group was named, which may have one member today and more tomorrow; nothing when something is wrong.
+fn read_ports(
+    reader: &mut Reader<'_>,
+    key: &'static str,
+    names: &Names,
+) -> Option<(PortSet, bool)> {
     let mut ports = PortSet::EMPTY;
     let Some((items, _)) = reader.list(key) else {
         let place = reader.place();
         reader.fault(place, key, "is missing".to_owned(), PARTY_RULE);
-        return ports;
+        return None;
     };
+    let (mut is_whole, mut has_group) = (true, false);
     for item in items {
         let Some((text, place)) = reader.text_of(key, item, PARTY_RULE) else {
+            is_whole = false;
             continue;
         };
+        has_group |= text.starts_with("group:");
         match names.ports(&text) {
             Ok(found) => ports = ports.union(&found),
-            Err((problem, remedy)) => reader.fault(place, key, problem, &remedy),
+            Err((problem, remedy)) => {
+                is_whole = false;
+                reader.fault(place, key, problem, &remedy);
+            }
         }
     }
-    ports
+    is_whole.then_some((ports, has_group))
 }

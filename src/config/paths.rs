@@ -1,4 +1,4 @@
-//! Whether the sockets can be made: the one step of this room that looks at the file system.
+//! Whether this machine has what is named: the one step of this room that looks at the file system.
 //!
 //! It finds what [`Listening::bind`](crate::port::socket::Listening::bind) would refuse, before anything is made, and says
 //! where in the configuration it comes from.
@@ -28,7 +28,8 @@ pub fn default_control_path(name: &str) -> PathBuf {
     runtime_directory().join(format!("{name}.sock"))
 }
 
-/// Checks every path that `run` would bind: the directory is there, and nobody serves the socket. Makes nothing.
+/// Checks every path that `run` would bind (the directory is there, and nobody serves the socket), and that there are the users, groups
+/// and CPUs that are named. Makes nothing.
 pub fn check_paths(spec: &SwitchSpec) -> Result<(), ConfigError> {
     let mut faults = Vec::new();
     let mut seen: HashMap<PathBuf, String> = HashMap::new();
@@ -61,6 +62,16 @@ pub fn check_paths(spec: &SwitchSpec) -> Result<(), ConfigError> {
     let subject = "[switch]: control".to_owned();
     let made = spec.control_is_default;
     check(&spec.control_origin, subject, &spec.control, true, made);
+    for cpu in &spec.cpus {
+        if let Err(error) = crate::datapath::can_run_on(usize::from(*cpu)) {
+            faults.push(Fault {
+                place: spec.cpus_origin.clone(),
+                subject: "[switch]: cpus".to_owned(),
+                problem: error.to_string(),
+                remedy: "name CPUs of this machine that the switch may use".to_owned(),
+            });
+        }
+    }
     for port in &spec.ports {
         if let Err(problem) = port.access.ids() {
             faults.push(Fault {

@@ -43,6 +43,8 @@ pub struct SwitchSpec {
     pub workers: u16,
     /// One CPU for each worker, or none at all.
     pub cpus: Vec<u16>,
+    /// Where they come from.
+    pub cpus_origin: Place,
     /// When a worker without work sleeps.
     pub poll: PollMode,
     /// How long a worker goes on looking after the last frame, in microseconds, before it sleeps.

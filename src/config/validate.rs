@@ -75,6 +75,7 @@ pub(super) fn validate(mut raw: Raw, file: Option<&Path>, faults: &mut Vec<Fault
         control_is_default: switch.control_is_default,
         workers: switch.workers,
         cpus: switch.cpus,
+        cpus_origin: switch.cpus_origin,
         poll: switch.poll,
         spin_us: switch.spin_us,
         fdb,
@@ -97,6 +98,7 @@ pub(super) struct Switch {
     pub(super) control_is_default: bool,
     workers: u16,
     cpus: Vec<u16>,
+    cpus_origin: Place,
     poll: PollMode,
     spin_us: u32,
 }
@@ -123,7 +125,7 @@ fn read_switch(section: Section, file: Option<&Path>, faults: &mut Vec<Fault>) -
     let control = control.and_then(|(path, place)| {
         Some((socket_path(&mut reader, "control", path, &place)?, place))
     });
-    let (workers, cpus) = read_workers(&mut reader);
+    let (workers, cpus, cpus_origin) = read_workers(&mut reader);
     let poll = reader.choice("poll", &POLLS).unwrap_or_default();
     let spin_us = reader.number("spin_us", 0..=MAX_SPIN_US);
     reader.finish();
@@ -139,15 +141,18 @@ fn read_switch(section: Section, file: Option<&Path>, faults: &mut Vec<Fault>) -
         control_is_default,
         workers,
         cpus,
+        cpus_origin,
         poll,
         spin_us: spin_us.map_or(DEFAULT_SPIN_US, |(us, _)| us),
     }
 }
 
-fn read_workers(reader: &mut Reader<'_>) -> (u16, Vec<u16>) {
+fn read_workers(reader: &mut Reader<'_>) -> (u16, Vec<u16>, Place) {
+    let mut origin = reader.place();
     let workers = reader.number("workers", 1..=MAX_WORKERS);
     let mut cpus = Vec::new();
     if let Some((items, place)) = reader.list("cpus") {
+        origin = place.clone();
         for item in items {
             cpus.extend(reader.number_of("cpus", item, 0..=1023));
         }
@@ -173,7 +178,7 @@ fn read_workers(reader: &mut Reader<'_>) -> (u16, Vec<u16>) {
         Some((count, _)) => narrow(*count),
         None => u16::try_from(cpus.len()).unwrap_or(1).max(1),
     };
-    (count, cpus.into_iter().map(narrow).collect())
+    (count, cpus.into_iter().map(narrow).collect(), origin)
 }
 
 fn read_fdb(section: Section, faults: &mut Vec<Fault>) -> FdbLimits {

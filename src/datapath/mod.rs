@@ -242,6 +242,19 @@ pub fn keep_off(cpus: &[usize]) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a worker could be pinned to `cpu`: a thread tries, and ends.
+///
+/// # Errors
+/// The system does not let it.
+pub fn can_run_on(cpu: usize) -> io::Result<()> {
+    let tried = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, || pin(cpu))?;
+        Ok(thread.join())
+    });
+    // It does not panic; if it did, the worker would.
+    tried.and_then(|ended| ended.unwrap_or(Ok(())))
+}
+
 /// Pins the calling thread to `cpu`.
 fn pin(cpu: usize) -> io::Result<()> {
     let mut set = rustix::thread::CpuSet::new();

@@ -536,3 +536,18 @@ fn a_name_that_is_none_of_ours_becomes_one() {
     let (_, spec) = imported(&files, None);
     assert!(spec.ports[0].lists[0].len() <= 32);
 }
+
+#[test]
+fn a_file_that_is_too_long_is_told_so_and_a_dtd_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("f.xml");
+    let refused = |text: &str| {
+        fs::write(&path, text).unwrap();
+        import(&path, None).unwrap_err().to_string()
+    };
+    let long = format!("<filter name='f'>{}</filter>", " ".repeat(4 << 20));
+    assert!(refused(&long).contains("longer than 4 MiB"));
+    // Entities in entities, as many as are wanted.
+    let bomb = "<!DOCTYPE f [<!ENTITY a 'x'><!ENTITY b '&a;&a;&a;'>]><filter name='&b;'/>";
+    assert!(refused(bomb).contains("DTD"));
+}

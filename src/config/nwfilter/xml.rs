@@ -43,9 +43,15 @@ pub(super) fn read(file: &Path) -> Result<String, ImportError> {
     let mut text = String::new();
     let opened = std::fs::File::open(file).map_err(unreadable)?;
     opened
-        .take(MAX_TEXT)
+        .take(MAX_TEXT + 1)
         .read_to_string(&mut text)
         .map_err(unreadable)?;
+    if text.len() as u64 > MAX_TEXT {
+        return Err(ImportError::Xml {
+            file: file.display().to_string(),
+            text: format!("longer than {} MiB", MAX_TEXT >> 20),
+        });
+    }
     Ok(text)
 }
 

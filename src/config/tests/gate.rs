@@ -927,6 +927,24 @@ fn asserts_are_frames_between_pairs_of_ports() {
     assert_eq!(again.unwrap(), spec.asserts[1].frame);
     assert_ne!(spec.asserts[0].frame, spec.asserts[1].frame);
 
+    // A pair is two; a group may have one member for now.
+    let between = |from: &str, to: &str| {
+        let packet = "packet = \"icmp\"\nexpect = \"allow\"\n";
+        with(&format!("[[assert]]\nfrom = {from}\nto = {to}\n{packet}"))
+    };
+    for (from, to) in [
+        ("\"web\"", "\"web\""),
+        ("\"uplink\"", "\"web\""),
+        ("[]", "\"web\""),
+    ] {
+        let error = between(from, to).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "lan.toml:12: [[assert]]: to: is about no pair of ports, and so says nothing; name two ports: one sends, the other receives"
+        );
+    }
+    assert_eq!(between("\"group:db\"", "[]").unwrap().asserts.len(), 0);
+
     let error =
         with("[[assert]]\nfrom = \"wob\"\nto = \"db1\"\npacket = \"tcp > :1\"\n").unwrap_err();
     assert_eq!(
