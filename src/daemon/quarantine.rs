@@ -73,13 +73,18 @@ impl Wards {
         };
         let ports: Vec<QuarantineReport> = serde_json::from_slice(&bytes)
             .map_err(|error| failed(format!("makes no sense: {error}")))?;
-        Ok(Self {
-            ports: ports
-                .into_iter()
-                .map(|port| (port.port.clone(), port))
-                .collect(),
-            file,
-        })
+        let mut wards = BTreeMap::new();
+        for ward in ports {
+            // Nothing that `hold` makes: which of the two was meant, nobody knows.
+            if ward.allow.is_some() && !ward.helpers.is_empty() {
+                let name = ward.port;
+                return Err(failed(format!("gives port {name:?} a list and helpers")));
+            }
+            if let Some(twice) = wards.insert(ward.port.clone(), ward) {
+                return Err(failed(format!("names port {:?} twice", twice.port)));
+            }
+        }
+        Ok(Self { ports: wards, file })
     }
 
     /// All of them, by name.
@@ -410,8 +415,22 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         fs::write(&file, "[]").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
-        let error = Wards::from_file(file).unwrap_err().to_string();
+        let error = Wards::from_file(file.clone()).unwrap_err().to_string();
         assert!(error.contains("can be written to by others"), "{error}");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let ward = |rest: &str| format!("{{\"port\":\"a\",\"since\":0,\"by\":\"x\",{rest}}}");
+        let alone = ward("\"helpers\":[]");
+        for (wards, expected) in [
+            (format!("[{alone},{alone}]"), "names port \"a\" twice"),
+            (
+                format!("[{}]", ward("\"helpers\":[\"b\"],\"allow\":\"l\"")),
+                "gives port \"a\" a list and helpers",
+            ),
+        ] {
+            fs::write(&file, wards).unwrap();
+            let error = Wards::from_file(file.clone()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]
