@@ -103,7 +103,8 @@ fn frame_of<'a>(
 ) -> Result<Option<Captured<'a>>, String> {
     let (interface, bytes, len) = match block {
         PcapBlockOwned::LegacyHeader(header) => {
-            links.push(header.network);
+            // The upper half says how long the frame check sequences are, if there are any.
+            links.push(Linktype(header.network.0 & 0xffff));
             return Ok(None);
         }
         PcapBlockOwned::NG(Block::SectionHeader(_)) => {
@@ -340,6 +341,10 @@ mod tests {
     #[test]
     fn a_pcap_file_is_read_and_what_is_none_is_refused() {
         assert_eq!(frames(&pcap(1)).unwrap(), [(vec![9; 20], 60)]);
+        // Of a capture that says how long its frame check sequences are.
+        let mut with_length = pcap(1);
+        with_length[23] = 0x10;
+        assert_eq!(frames(&with_length).unwrap(), [(vec![9; 20], 60)]);
         for (file, expected) in [
             (
                 pcap(113),

@@ -151,7 +151,9 @@ impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut lines = Vec::new();
         for line in self.0.to_string().lines() {
-            lines.push(format!("error: {line}"));
+            // What a switch tells of its own causes is indented already.
+            let begins = if line.starts_with(' ') { "" } else { "error: " };
+            lines.push(format!("{begins}{line}"));
         }
         let mut cause = self.0.source();
         while let Some(error) = cause {

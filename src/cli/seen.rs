@@ -158,12 +158,14 @@ pub(super) fn flows(args: &FlowsArgs) -> Result<(), Failure> {
         protocol: args.proto,
         from: 0,
     };
-    if !args.json {
-        print("PROTO  STATE         AGE      IDLE     SENT       RECEIVED   CONNECTION\n")?;
-    }
     let mut left = args.limit.unwrap_or(usize::MAX);
+    let mut is_titled = args.json;
     loop {
         let page: FlowsPage = page(&socket, &Question::Flows(query.clone()))?;
+        // Not before there is an answer, so that an error has no title.
+        if !std::mem::replace(&mut is_titled, true) {
+            print("PROTO  STATE         AGE      IDLE     SENT       RECEIVED   CONNECTION\n")?;
+        }
         let shown = page.flows.iter().take(left);
         let lines: String = if args.json {
             shown.map(json_line).collect()

@@ -24,6 +24,8 @@ use crate::control::{QuarantineReport, QuarantineRequest};
 use crate::counters::{PortId, PortSet};
 use crate::policy::quarantine::Quarantine;
 
+/// The most helpers of one port, as in the configuration.
+const MOST_HELPERS: usize = 64;
 /// The longest state file: every port with as many helpers as a request can name.
 const MAX_BYTES: u64 = 16 << 20;
 
@@ -151,7 +153,16 @@ impl Wards {
         if live.port(&port).is_none() {
             return Err(unknown_port(live, &port));
         }
+        if helpers.len() > MOST_HELPERS {
+            return Err(format!(
+                "{} helpers; name {MOST_HELPERS} at most, or a group of them",
+                helpers.len()
+            ));
+        }
         for helper in &helpers {
+            if *helper == port {
+                return Err(format!("port {port:?} cannot be its own helper"));
+            }
             if named(live, helper).is_empty() {
                 return Err(format!("no port or group is called {helper:?}"));
             }
@@ -356,6 +367,14 @@ mod tests {
         assert_eq!(
             hold("a", &["b", "y"]).unwrap_err(),
             "no port or group is called \"y\""
+        );
+        assert_eq!(
+            hold("a", &["b", "a"]).unwrap_err(),
+            "port \"a\" cannot be its own helper"
+        );
+        assert_eq!(
+            hold("a", &["b"; 65]).unwrap_err(),
+            "65 helpers; name 64 at most, or a group of them"
         );
         assert_eq!(wards.reports(), []);
         assert_eq!(
