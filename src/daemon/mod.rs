@@ -254,6 +254,7 @@ impl Switch {
             source: error.source,
         })?;
         let wards = Wards::load(spec)?;
+        wards.log(&live);
         let fdb = Arc::new(fdb);
         let state = State::new();
         let remembered = (Arc::clone(&fdb), Arc::clone(&state));

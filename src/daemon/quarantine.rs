@@ -102,6 +102,19 @@ impl Wards {
         Some(ward)
     }
 
+    /// Leaves a line in the log for each of them, as another configuration finds it.
+    pub(super) fn log(&self, live: &Live) {
+        for name in self.ports.keys() {
+            match self.told(live, name) {
+                Some(ward) if ward.list_is_gone => {
+                    tracing::warn!(port = name, "in quarantine {}", ward.said());
+                }
+                Some(ward) => tracing::info!(port = name, "in quarantine {}", ward.said()),
+                None => {}
+            }
+        }
+    }
+
     /// One of them.
     pub(super) fn get(&self, name: &str) -> Option<&QuarantineReport> {
         self.ports.get(name)

@@ -317,6 +317,7 @@ impl Switch {
             self.fdb.flush_port(id);
         }
         self.live = Arc::new(live);
+        self.wards.log(&self.live);
         ReloadReport {
             file: self.live.source.file.clone().unwrap_or_default(),
             epoch,

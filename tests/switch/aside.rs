@@ -80,6 +80,8 @@ fn a_port_behind_a_list_does_what_that_allows_through_reload_and_restart() {
     // So does a restart.
     switch.kill();
     switch.run();
+    let told = "in quarantine by operator, reaches what list sick allows";
+    assert!(switch.log().contains(told), "{}", switch.log());
     let mut client = switch.guest("client", mac(1));
     let mut server = switch.guest("server", mac(2));
     let mut helper = switch.guest("helper", mac(3));
@@ -95,6 +97,8 @@ fn a_port_behind_a_list_does_what_that_allows_through_reload_and_restart() {
         (&told["allow"], &told["list_is_gone"]),
         (&"sick".into(), &true.into())
     );
+    let told = "in quarantine by operator, reaches nobody: there is no list sick";
+    assert!(switch.log().contains(told), "{}", switch.log());
     release(&switch, "client");
     passes(
         &mut client,
