@@ -9,7 +9,7 @@ use crate::policy::subject::State;
 use crate::policy::verdict::Permit;
 
 impl Judge<'_> {
-    /// The leave for a frame that nothing tells from those of the present run ([`super::run`]): they were admitted, and permitted
+    /// The leave for a frame that nothing tells from those of the present run ([`crate::policy::run`]): they were admitted, and permitted
     /// to that one receiver. `head` is the beginning of a frame of `len` bytes; what it holds past the frame's end does not
     /// matter. `None` for any other frame, which is to be judged.
     #[inline(always)]
