@@ -330,8 +330,19 @@ mod tests {
             let len = first.len() as u32;
             let Some((of_first, is_tagged)) = digest(&first, len) else { return Ok(()) };
             let Some(shape) = Shape::of_flow(&head(&first, stale), len, &of_first) else {
-                // All plain data without a tag has a shape.
-                let has_one = matches!(of_first.subject.protocol(), 1 | 6 | 17 | 58);
+                // All plain data without a tag has a shape, but for datagrams with something behind them (RFC 9868).
+                let has_one = match of_first.subject.protocol() {
+                    1 | 6 | 58 => true,
+                    17 => {
+                        let at = usize::from(of_first.transport);
+                        let length = first.get(at + 4..at + 6).map(|length| {
+                            let length = [length[0], length[1]];
+                            u32::from(u16::from_be_bytes(length))
+                        });
+                        length == of_first.end.checked_sub(at as u32)
+                    }
+                    _ => false,
+                };
                 prop_assert!(of_first.is_control || is_tagged || !has_one);
                 return Ok(());
             };
