@@ -6,40 +6,71 @@ use super::generation::Ports;
 use super::offload::{Headers, Offload, Sender};
 use super::slot::{Framing, LONG_MAX, SNAPSHOT_MAX, Slot};
 use super::slots::{Slots, Source};
+use super::step::Memory;
 use crate::clock::Tick;
 use crate::counters::DropReason;
 use crate::counters::drops::{DropLog, Dropped};
 use crate::fabric::{Destinations, Ingress, Kind, Standing};
 use crate::frame::{Frame, Mac, Vid};
-use crate::policy::{Admitted, Judge, Policy, Refusal};
+use crate::policy::{Admitted, Desk, Judge, Policy, Refusal};
+use crate::port::lanes::Lanes;
 
 /// What the frames of one burst are judged by.
 pub(super) struct Court<'a> {
-    pub(super) source: Source<'a>,
-    pub(super) sender: Sender,
-    pub(super) framing: Framing,
+    source: Source<'a>,
+    sender: Sender,
+    framing: Framing,
     /// The longest frame that asks for nothing.
-    pub(super) longest: u32,
-    pub(super) ports: &'a Ports,
-    pub(super) gate: &'a Gate,
-    pub(super) ingress: Ingress<'a>,
-    pub(super) judge: Judge<'a>,
+    longest: u32,
+    ports: &'a Ports,
+    gate: &'a Gate,
+    ingress: Ingress<'a>,
+    judge: Judge<'a>,
     /// Where dropped frames are kept.
-    pub(super) drops: &'a DropLog,
-    pub(super) now: Tick,
+    drops: &'a DropLog,
+    now: Tick,
     /// Frames that need more than to be copied.
-    pub(super) special: Frames,
+    special: Frames,
     /// Pairs of frames that go to many, judged and refused: each costs its sender a copy.
     pub(super) refused: u32,
     /// The present run: see [`Judge::again`].
-    pub(super) run: Option<Running<'a>>,
+    run: Option<Running<'a>>,
 }
 
 /// What the fabric has to say about a run of frames.
 #[derive(Clone, Copy)]
-pub(super) struct Running<'a> {
+struct Running<'a> {
     standing: Standing<'a>,
     vid: Vid,
+}
+
+impl<'a> Court<'a> {
+    /// Calls it for a burst from `lanes`.
+    #[inline(always)]
+    pub(super) fn call(
+        lanes: &'a Lanes,
+        (ports, gate): (&'a Ports, &'a Gate),
+        (source, now): (Source<'a>, Tick),
+        (sender, framing): (Sender, Framing),
+        kept: &'a mut Memory,
+        desk: &'a mut Desk,
+    ) -> Self {
+        Self {
+            source,
+            sender,
+            framing,
+            longest: sender.longest(),
+            ports,
+            gate,
+            ingress: gate.fabric.ingress(now, &mut kept.stations),
+            judge: gate.policy.judge(lanes.id(), &mut kept.flows, desk, now),
+            drops: &lanes.counters().drops,
+            now,
+            special: Frames::default(),
+            refused: 0,
+            run: None,
+        }
+    }
 }
 
 impl Court<'_> {

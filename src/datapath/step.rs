@@ -245,23 +245,14 @@ impl Step {
         } else if !lane.enabled {
             self.slots.refuse_all(DropReason::RingDisabled);
         }
-        let mut court = Court {
-            source,
-            sender,
-            framing,
-            longest: sender.longest(),
-            ports,
-            gate,
-            ingress: gate.fabric.ingress(now, &mut kept.stations),
-            judge: gate
-                .policy
-                .judge(lanes.id(), &mut kept.flows, &mut self.desk, now),
-            drops: &lanes.counters().drops,
-            now,
-            special: Frames::default(),
-            refused: 0,
-            run: None,
-        };
+        let mut court = Court::call(
+            lanes,
+            (ports, gate),
+            (source, now),
+            (sender, framing),
+            kept,
+            &mut self.desk,
+        );
         let answers = court.sit(&mut self.slots, &mut self.fanout);
         self.egress.charge(court.refused);
         drop(court);
@@ -337,26 +328,18 @@ impl Step {
             features: 0,
             mtu: NO_MTU,
         };
-        let mut court = Court {
-            source,
-            sender,
-            framing: Framing {
-                header_len: 0,
-                reads_header: false,
-            },
-            longest: sender.longest(),
-            ports,
-            gate,
-            ingress: gate.fabric.ingress(now, &mut kept.stations),
-            judge: gate
-                .policy
-                .judge(lanes.id(), &mut kept.flows, &mut self.desk, now),
-            drops: &lanes.counters().drops,
-            now,
-            special: Frames::default(),
-            refused: 0,
-            run: None,
+        let framing = Framing {
+            header_len: 0,
+            reads_header: false,
         };
+        let mut court = Court::call(
+            lanes,
+            (ports, gate),
+            (source, now),
+            (sender, framing),
+            &mut kept,
+            &mut self.desk,
+        );
         court.sit(&mut self.slots, &mut self.fanout);
         drop(court);
         let entered = deliver(

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use etherparse::PacketBuilder;
-use portcullis::guest::{Descriptor, Guest, Shape, VnetHeader};
+use portcullis::guest::{Descriptor, Guest, Shape, VnetHeader, vnet};
 
 use crate::hostile::Ends;
 use crate::rig::{BROADCAST, PATIENCE, Switch, all, expect, frame, mac, tagged, until};
@@ -58,6 +58,59 @@ fn advertisement(of: u8) -> Vec<u8> {
     bytes
 }
 
+/// Bytes of the network header.
+const HEADER: usize = 12;
+
+/// Sends one frame over and over, behind a network header of zeros, while another thread writes one of two values to one of their bytes
+/// in turn; goes on as long as `more` says, which is told after each burst how many were sent. Returns how many.
+fn race(
+    guest: &mut Guest,
+    frame: &[u8],
+    place: usize,
+    values: [u8; 2],
+    mut more: impl FnMut(u64) -> bool,
+) -> u64 {
+    let memory = guest.memory().clone();
+    let last = memory.regions().last().unwrap();
+    let at = last.gpa + last.size - 4096;
+    let bytes = [&[0; HEADER][..], frame].concat();
+    memory.write(at, &bytes).unwrap();
+    let over = AtomicBool::new(false);
+    let mut sent = 0;
+    std::thread::scope(|scope| {
+        let _ends = Ends(&over);
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                for value in values {
+                    let place = at + place as u64;
+                    memory.store(place, value, Ordering::Relaxed).unwrap();
+                }
+            }
+        });
+        let chain = [Descriptor {
+            addr: at,
+            len: bytes.len() as u32,
+            flags: 0,
+            next: 0,
+        }];
+        let mut reaped = Vec::new();
+        while more(sent) {
+            for _ in 0..128 {
+                guest.tx(0).add_raw(&chain, 0).unwrap();
+            }
+            guest.tx(0).publish().unwrap();
+            guest.tx(0).kick().unwrap();
+            until("the burst", || {
+                guest.tx(0).reap(128, &mut reaped).unwrap();
+                (guest.tx(0).in_flight() == 0).then_some(())
+            });
+            reaped.clear();
+            sent += 128;
+        }
+    });
+    sent
+}
+
 /// a guest that rewrites the address of a frame while the switch reads it. Either address may win, but what is
 /// delivered is what was judged: no receiver ever sees a frame that is addressed to the other.
 ///
@@ -76,56 +129,23 @@ fn q_14_what_was_judged_is_what_arrives() {
     }
     all(&mut a);
     all(&mut b);
-    let memory = mallory.memory().clone();
-    let last = memory.regions().last().unwrap();
-    // A network header of zeros, then the frame: longer than a snapshot, so that its end is copied later than its beginning.
-    let at = last.gpa + last.size - 4096;
-    let bytes = [&[0u8; 12][..], &frame(mac(0xa), mac(66), &[7; 400])].concat();
-    memory.write(at, &bytes).unwrap();
-    let address = at + 12 + 5;
+    // Longer than a snapshot, so that its end is copied later than its beginning.
+    let sent = frame(mac(0xa), mac(66), &[7; 400]);
     let frames = if crate::rig::long() {
         100_000_000
     } else {
         1_000_000
     };
-    let over = AtomicBool::new(false);
     let (mut to_a, mut to_b) = (0u64, 0u64);
-    std::thread::scope(|scope| {
-        let _ends = Ends(&over);
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                for last in [0xau8, 0xb] {
-                    memory.store(address, last, Ordering::Relaxed).unwrap();
-                }
-            }
-        });
-        let chain = [Descriptor {
-            addr: at,
-            len: bytes.len() as u32,
-            flags: 0,
-            next: 0,
-        }];
-        let mut reaped = Vec::new();
-        while to_a + to_b < frames {
-            for _ in 0..128 {
-                mallory.tx(0).add_raw(&chain, 0).unwrap();
-            }
-            mallory.tx(0).publish().unwrap();
-            mallory.tx(0).kick().unwrap();
-            until("the burst", || {
-                mallory.tx(0).reap(128, &mut reaped).unwrap();
-                (mallory.tx(0).in_flight() == 0).then_some(())
-            });
-            reaped.clear();
-            for (guest, own, count) in [(&mut a, 0xau8, &mut to_a), (&mut b, 0xb, &mut to_b)] {
-                for got in all(guest).into_iter().filter(|got| got.bytes[11] == 66) {
-                    assert_eq!(got.bytes[5], own, "{CAUGHT}");
-                    assert_eq!(got.bytes.len(), bytes.len() - 12);
-                    *count += 1;
-                }
+    race(&mut mallory, &sent, HEADER + 5, [0xa, 0xb], |_| {
+        for (guest, own, count) in [(&mut a, 0xau8, &mut to_a), (&mut b, 0xb, &mut to_b)] {
+            for got in all(guest).into_iter().filter(|got| got.bytes[11] == 66) {
+                assert_eq!(got.bytes[5], own, "{CAUGHT}");
+                assert_eq!(got.bytes.len(), sent.len());
+                *count += 1;
             }
         }
-        over.store(true, Ordering::Relaxed);
+        to_a + to_b < frames
     });
     assert!(
         to_a > 100 && to_b > 100,
@@ -208,58 +228,48 @@ fn decisive(field: &Field) -> usize {
 }
 
 fn rewritten(switch: &Switch, field: &Field, mallory: &mut Guest, witness: &mut Guest) {
-    let memory = mallory.memory().clone();
-    let last = memory.regions().last().unwrap();
-    let at = last.gpa + last.size - 4096;
-    let bytes = [&[0u8; 12][..], &field.passes].concat();
-    memory.write(at, &bytes).unwrap();
     let decisive = decisive(field);
-    let address = at + 12 + decisive as u64;
     let frames = if crate::rig::long() {
         15_000_000
     } else {
         150_000
     };
-    let over = AtomicBool::new(false);
-    let (mut sent, mut arrived) = (0u64, 0u64);
-    std::thread::scope(|scope| {
-        let _ends = Ends(&over);
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                for value in [field.refused[decisive], field.passes[decisive]] {
-                    memory.store(address, value, Ordering::Relaxed).unwrap();
-                }
-            }
-        });
-        let chain = [Descriptor {
-            addr: at,
-            len: bytes.len() as u32,
-            flags: 0,
-            next: 0,
-        }];
-        let mut reaped = Vec::new();
+    let values = [field.refused[decisive], field.passes[decisive]];
+    let mut arrived = 0u64;
+    let sent = race(mallory, &field.passes, HEADER + decisive, values, |sent| {
+        arrived += heard(witness, field);
         // Until both have been seen often, too, whatever the machine does to the two threads.
-        while sent < frames || arrived < 100 || sent - arrived < 100 {
-            for _ in 0..128 {
-                mallory.tx(0).add_raw(&chain, 0).unwrap();
-            }
-            mallory.tx(0).publish().unwrap();
-            mallory.tx(0).kick().unwrap();
-            until("the burst", || {
-                mallory.tx(0).reap(128, &mut reaped).unwrap();
-                (mallory.tx(0).in_flight() == 0).then_some(())
-            });
-            reaped.clear();
-            sent += 128;
-            arrived += heard(witness, field);
-        }
-        over.store(true, Ordering::Relaxed);
+        sent < frames || arrived < 100 || sent - arrived < 100
     });
     let books = switch.books("mallory");
     assert_eq!(books.received, sent, "{}", field.name);
     until("what was forwarded", || {
         arrived += heard(witness, field);
         (arrived == books.forwarded).then_some(())
+    });
+}
+
+/// a network header that changes while it is judged: from one that asks for nothing to one that would have a checksum
+/// written into the destination address. What arrives asked for nothing, and is as it was sent.
+#[test]
+fn q_15_a_network_header_is_read_once() {
+    let switch = Switch::start(&[("a", ""), ("mallory", "")]);
+    let mut a = switch.plug("a", Guest::builder().mac(mac(0xa)).offloads());
+    let mut mallory = switch.plug("mallory", Guest::builder().mac(mac(66)).offloads());
+    a.send(&frame(mac(66), mac(0xa), b"here")).unwrap();
+    expect(&mut mallory);
+    let sent = frame(mac(0xa), mac(66), &[7; 400]);
+    let (mut plain, mut refused) = (0u64, 0u64);
+    race(&mut mallory, &sent, 0, [0, vnet::NEEDS_CSUM], |_| {
+        for got in all(&mut a) {
+            assert_eq!((got.header.flags, got.header.gso_type), (0, 0));
+            assert_eq!(got.bytes, sent);
+            plain += 1;
+        }
+        if plain % 1024 < 128 {
+            refused = switch.dropped("mallory", "bad-offload");
+        }
+        plain < 20_000 || refused < 20_000
     });
 }
 
