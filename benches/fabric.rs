@@ -85,7 +85,7 @@ impl Switch {
             frames: 1,
             bytes: 1500,
         };
-        let Ok(admitted) = judge.admit(frame, || weight) else {
+        let Ok(admitted) = judge.admit(None, &frame, || weight) else {
             return 0;
         };
         let destinations = self.fabric.forward(&admitted, now, cache);

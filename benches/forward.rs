@@ -46,8 +46,8 @@ struct Case {
     spread: bool,
     addresses: u32,
     gate: Rules,
-    /// Connections that each port's frames belong to, under a policy.
-    flows: u16,
+    /// Connections that the frames of a pair of ports belong to, under a policy.
+    flows: u32,
 }
 
 /// What the frames are judged by.
@@ -110,9 +110,9 @@ fn run(case: &Case, clock: &Clock, rounds: u32, passes: u32) -> Figures {
     }
     if case.gate != Rules::None {
         // Every connection is open before the clock runs, and was met by its second packet too.
-        for _ in 0..2 * case.flows.div_ceil(case.burst) + 2 {
+        for _ in 0..2 * case.flows.div_ceil(case.burst.into()) + 2 {
             for index in 0..case.ports {
-                guests[usize::from(index)].choose_flows(case.burst, case.flows);
+                guests[usize::from(index)].choose_flows(index, case.burst, case.flows);
                 timed_turn(&mut crank, &mut guests, index, case.burst, clock);
             }
         }
@@ -123,7 +123,7 @@ fn run(case: &Case, clock: &Clock, rounds: u32, passes: u32) -> Figures {
         for _ in 0..rounds {
             for index in 0..case.ports {
                 if case.flows > 1 {
-                    guests[usize::from(index)].choose_flows(case.burst, case.flows);
+                    guests[usize::from(index)].choose_flows(index, case.burst, case.flows);
                 }
                 spent += timed_turn(&mut crank, &mut guests, index, case.burst, clock);
             }
@@ -159,7 +159,7 @@ fn policy(case: &Case) -> Policy {
         Rules::List(count) => Some(lists::rules(count)),
         Rules::None | Rules::Security => None,
     };
-    lists::policy(case.ports, rules, 1, State::new())
+    lists::policy(case.ports, rules, case.flows, 1, State::new())
 }
 
 fn timed_turn(
@@ -284,6 +284,18 @@ fn main() {
             64,
             Rules::List(10_000),
             1_000,
+        ),
+        judged(
+            "64 B, 10 rules, 100,000 flows",
+            64,
+            Rules::List(10),
+            100_000,
+        ),
+        judged(
+            "64 B, 10 rules, 1,000,000 flows",
+            64,
+            Rules::List(10),
+            1_000_000,
         ),
         judged("1500 B, port security", 1500, Rules::Security, 1),
         judged("1500 B, 10 rules, 1 flow", 1500, Rules::List(10), 1),

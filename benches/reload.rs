@@ -127,7 +127,7 @@ fn main() {
     let state = State::new();
     let (lanes, mut gate) = switch(2, Arc::new(Fdb::new(FdbLimits::default())));
     let fabric = gate.fabric.clone();
-    gate.policy = lists::policy(2, Some(lists::rules(10)), 1, Arc::clone(&state));
+    gate.policy = lists::policy(2, Some(lists::rules(10)), 1, 1, Arc::clone(&state));
     let mut guests: Vec<_> = (0..2u16)
         .map(|index| Double::new(index, index ^ 1, FRAME, false, &lanes[usize::from(index)]))
         .collect();
@@ -168,7 +168,7 @@ fn main() {
             }
             epoch += 1;
             let rules = lists::rules(RULES);
-            let policy = lists::policy(2, Some(rules), epoch, Arc::clone(&state));
+            let policy = lists::policy(2, Some(rules), 1, epoch, Arc::clone(&state));
             let next = Gate {
                 policy: policy.clone(),
                 fabric: fabric.clone(),

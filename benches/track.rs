@@ -1,9 +1,11 @@
 //! What connection tracking costs for each packet, from private snapshots and with the frame read already.
 //!
-//! The argument is how many connections there are; packets go to all of them by turns, in an order that helps no cache. `advance` goes
-//! on with a connection by a reference that was kept, `look` finds it by its addresses, as its opener's packet and as a reply, and
-//! `look_floor` reads as many lines of memory, one after the other, and does nothing else;
-//! `open_end` opens one more and ends it. Times are for one packet. First, what memory the connections take is printed.
+//! The argument is how many connections there are; packets are drawn from all of them, others each time. They come in bursts of 64,
+//! and the memory of a burst is asked for at once, as the gate does it. `advance` goes on with a connection by a reference that
+//! was kept, `look` finds it by its addresses, as its opener's packet and as a reply; `look_alone` does so for one packet after the
+//! other; `floor` reads as many lines of memory and does nothing else; `open_end` opens 64 more and ends them. `made` is what all
+//! rows have in them besides: the packets are written and read.
+//! Divide 1 s by the rate for the time of one packet. First, what memory the connections take is printed.
 //!
 //! `cargo bench --bench track`; with `-- --test` everything runs once.
 
@@ -16,8 +18,10 @@ use portcullis::counters::PortId;
 use portcullis::frame::Frame;
 use portcullis::policy::digest::Digest;
 use portcullis::policy::spec::TrackingSpec;
-use portcullis::policy::track::{Direction, FlowRef, Seat, Terms, Tracker};
+use portcullis::policy::track::{ABREAST as BURST, Direction, FlowRef, Seat, Terms, Tracker};
 
+const BURST_32: u32 = 64;
+const _: () = assert!(BURST == 64);
 const FLOWS: [u32; 4] = [1, 1_000, 100_000, 1_000_000];
 const NOW: Tick = Tick::from_secs(100);
 
@@ -75,8 +79,8 @@ struct Switch {
 
 fn spec(flows: u32) -> TrackingSpec {
     TrackingSpec {
-        per_port: flows + 1,
-        half_open_per_port: flows + 1,
+        per_port: flows + BURST_32,
+        half_open_per_port: flows + BURST_32,
         ..TrackingSpec::default()
     }
 }
@@ -121,86 +125,105 @@ impl Switch {
     }
 }
 
-/// Packets in a round: so many that a round meets most of a table's pages, or so few that nothing but the work is timed.
-fn round(flows: u32) -> u32 {
-    match flows {
-        1 => 64,
-        2..10_000 => 4096,
-        _ => 65_536,
+/// Packets in a round: bursts enough that the clock does not matter.
+const BURSTS: u32 = 16;
+const ROUND: u32 = BURSTS * BURST_32;
+
+/// Numbers below `flows`, as if they were drawn, and others in each round: so that no cache has what is asked for, unless it has
+/// all of it.
+struct Draw {
+    flows: u32,
+    n: u32,
+}
+
+impl Draw {
+    fn new(flows: u32) -> Self {
+        Self { flows, n: 0 }
+    }
+
+    fn next(&mut self) -> u32 {
+        self.n = self.n.wrapping_add(0x9e37_79b9);
+        let mixed = (self.n ^ self.n >> 15).wrapping_mul(0x85eb_ca6b);
+        ((u64::from(mixed ^ mixed >> 13) * u64::from(self.flows)) >> 32) as u32
     }
 }
 
-/// A number below `flows` that differs with `n` as if it were drawn.
-fn draw(n: u32, flows: u32) -> u32 {
-    n.wrapping_mul(0x9e37_79b9)
-        .rotate_left(13)
-        .wrapping_mul(0x85eb_ca6b)
-        % flows
+type Packets = [[u8; 128]; BURST];
+
+/// The packets of a burst, written over those of the one before.
+fn write(packets: &mut Packets, draw: &mut Draw, direction: Direction) -> [u32; BURST] {
+    std::array::from_fn(|at| {
+        let n = draw.next();
+        packets[at] = packet(n, direction, ACK);
+        n
+    })
 }
 
-type Packets = Vec<(FlowRef, [u8; 128])>;
-
-fn packets(switch: &Switch, flows: u32, direction: Direction) -> Packets {
-    (0..round(flows))
-        .map(|n| {
-            let n = draw(n, flows);
-            (switch.flows[n as usize], packet(n, direction, ACK))
-        })
-        .collect()
+/// Frames read beforehand, as they are in the switch.
+fn read(packets: &Packets) -> [(Frame<'_>, Digest); BURST] {
+    packets.each_ref().map(|bytes| {
+        let frame = Frame::parse(bytes, 128).expect("a frame");
+        let digest = Digest::of(&frame, 1);
+        (frame, digest)
+    })
 }
 
-/// Frames read beforehand, so that only the tracking is timed.
-fn read(packets: &Packets) -> Vec<(FlowRef, Frame<'_>, Digest)> {
-    packets
-        .iter()
-        .map(|(flow, bytes)| {
-            let frame = Frame::parse(bytes, 128).expect("a frame");
-            let digest = Digest::of(&frame, 1);
-            (*flow, frame, digest)
-        })
-        .collect()
+/// What all of these rows have in them: packets are written and read.
+#[divan::bench]
+fn made(bencher: Bencher<'_, '_>) {
+    let mut draw = Draw::new(1_000_000);
+    let mut packets = [[0; 128]; BURST];
+    bencher.counter(ItemsCount::new(ROUND)).bench_local(|| {
+        for _ in 0..BURSTS {
+            write(&mut packets, &mut draw, Direction::Original);
+            black_box(read(&packets));
+        }
+    });
 }
 
 fn advance(bencher: Bencher<'_, '_>, flows: u32, direction: Direction) {
     let mut switch = Switch::new(flows);
-    let packets = packets(&switch, flows, direction);
-    let packets = read(&packets);
-    bencher
-        .counter(ItemsCount::new(packets.len()))
-        .bench_local(|| {
-            let mut passed = 0u32;
-            for some in black_box(&packets).chunks(64) {
-                let burst = switch.seat.burst();
-                for (flow, frame, digest) in some {
-                    let state = burst.advance(*flow, direction, digest, frame, NOW);
-                    passed += u32::from(state.is_some());
-                }
+    let mut draw = Draw::new(flows);
+    let mut packets = [[0; 128]; BURST];
+    bencher.counter(ItemsCount::new(ROUND)).bench_local(|| {
+        let mut passed = 0u32;
+        for _ in 0..BURSTS {
+            let numbers = write(&mut packets, &mut draw, direction);
+            let burst = switch.seat.burst();
+            let flows = numbers.map(|n| switch.flows[n as usize]);
+            burst.fetch(flows.into_iter());
+            for (flow, (frame, digest)) in flows.into_iter().zip(&read(&packets)) {
+                let state = burst.advance(flow, direction, digest, frame, NOW);
+                passed += u32::from(state.is_some());
             }
-            assert_eq!(passed, round(flows));
-        });
+        }
+        assert_eq!(passed, ROUND);
+    });
 }
 
 fn look(bencher: Bencher<'_, '_>, flows: u32, direction: Direction) {
     let mut switch = Switch::new(flows);
-    let packets = packets(&switch, flows, direction);
-    let packets = read(&packets);
+    let mut draw = Draw::new(flows);
+    let mut packets = [[0; 128]; BURST];
     let (from, to) = match direction {
         Direction::Original => (port(0), port(1)),
         Direction::Reply => (port(1), port(0)),
     };
-    bencher
-        .counter(ItemsCount::new(packets.len()))
-        .bench_local(|| {
-            let mut found = 0u32;
-            for some in black_box(&packets).chunks(64) {
-                let burst = switch.seat.burst();
-                for (_, frame, digest) in some {
-                    let look = burst.look(digest, frame, from, to, NOW);
-                    found += u32::from(look.flow.is_some());
-                }
+    bencher.counter(ItemsCount::new(ROUND)).bench_local(|| {
+        let mut found = 0u32;
+        for _ in 0..BURSTS {
+            write(&mut packets, &mut draw, direction);
+            let packets = read(&packets);
+            let burst = switch.seat.burst();
+            let subjects = packets.iter().map(|(_, digest)| (&digest.subject, to));
+            let hints = burst.look_ahead(from, subjects);
+            for ((frame, digest), hint) in packets.iter().zip(hints) {
+                let look = burst.look_near(digest, frame, from, to, hint, NOW);
+                found += u32::from(look.flow.is_some());
             }
-            assert_eq!(found, round(flows));
-        });
+        }
+        assert_eq!(found, ROUND);
+    });
 }
 
 #[divan::bench(args = FLOWS)]
@@ -223,44 +246,79 @@ fn look_reply(bencher: Bencher<'_, '_>, flows: u32) {
     look(bencher, flows, Direction::Reply);
 }
 
-/// What the memory itself costs a look-up, one after the other: a line of an index, and the two lines of the entry that it names, in tables
-/// as long as those of so many connections.
+/// What the memory itself costs: a line of an index for each port, and then the two of an entry, of tables as long as those of so many
+/// connections, for all packets of a burst at once, and nothing else.
 #[divan::bench(args = FLOWS)]
-fn look_floor(bencher: Bencher<'_, '_>, flows: u32) {
-    const LINE: usize = 8;
-    const ENTRY: usize = 17;
-    let buckets = (flows as usize / 8).next_power_of_two();
-    let index = vec![0usize; buckets * LINE];
-    let entries = vec![0usize; flows as usize * ENTRY];
+fn floor(bencher: Bencher<'_, '_>, flows: u32) {
+    const LINE: usize = 16;
+    let buckets = (flows / 8).next_power_of_two();
     // Written once, since memory that nobody has written is one page of zeros.
-    let (mut index, mut entries) = (black_box(index), black_box(entries));
-    index.fill(1);
-    entries.fill(1);
-    let drawn: Vec<_> = (0..round(flows)).map(|n| draw(n, flows) as usize).collect();
-    bencher
-        .counter(ItemsCount::new(drawn.len()))
-        .bench_local(|| {
-            let mut one = 1;
-            for &n in black_box(&drawn) {
-                // Each place is known only when the line before it is there.
-                let tag = index[(n + one - 1).wrapping_mul(0x9e37_79b9) % buckets * LINE];
-                let at = (n + tag - 1) * ENTRY;
-                one = entries[at] & entries[at + LINE];
+    let [index, entries] = [buckets, 2 * flows].map(|lines| {
+        let mut words = black_box(vec![0u32; lines as usize * LINE]);
+        words.fill(1);
+        words
+    });
+    let (mut draw, mut draw_line) = (Draw::new(flows), Draw::new(buckets));
+    bencher.counter(ItemsCount::new(ROUND)).bench_local(|| {
+        for _ in 0..BURSTS {
+            let lines: [_; BURST] = std::array::from_fn(|_| [draw_line.next(), draw_line.next()]);
+            let named = lines.map(|lines| {
+                let [own, theirs] = lines.map(|line| index[line as usize * LINE]);
+                (own ^ theirs) as usize + draw.next() as usize
+            });
+            for at in black_box(named) {
+                let line = at * 2 * LINE;
+                black_box(entries[line] ^ entries[line + LINE]);
             }
-            one
-        });
+        }
+    });
 }
 
-/// One more connection, opened and ended.
+/// A packet alone, with no other beside it whose memory could be asked for at the same time.
+#[divan::bench(args = FLOWS)]
+fn look_alone(bencher: Bencher<'_, '_>, flows: u32) {
+    let mut switch = Switch::new(flows);
+    let mut draw = Draw::new(flows);
+    let mut packets = [[0; 128]; BURST];
+    bencher.counter(ItemsCount::new(ROUND)).bench_local(|| {
+        let mut found = 0u32;
+        for _ in 0..BURSTS {
+            write(&mut packets, &mut draw, Direction::Original);
+            let burst = switch.seat.burst();
+            for (frame, digest) in &read(&packets) {
+                let look = burst.look(digest, frame, port(0), port(1), NOW);
+                found += u32::from(look.flow.is_some());
+            }
+        }
+        assert_eq!(found, ROUND);
+    });
+}
+
+/// A burst of connections more, opened and ended.
 #[divan::bench(args = FLOWS)]
 fn open_end(bencher: Bencher<'_, '_>, flows: u32) {
     let mut switch = Switch::new(flows);
     let tracker = Arc::clone(switch.seat.tracker());
-    let mut n = flows;
-    bencher.counter(ItemsCount::new(1usize)).bench_local(|| {
-        n = flows | n.wrapping_add(1) & 0xffff;
-        let flow = switch.open(black_box(n));
-        assert!(tracker.end(flow));
+    let mut n = 0u32;
+    bencher.counter(ItemsCount::new(BURST)).bench_local(|| {
+        let packets: Packets = std::array::from_fn(|_| {
+            n = n.wrapping_add(1) & 0x000f_ffff;
+            packet(1 << 23 | n, Direction::Original, SYN)
+        });
+        let packets = read(&packets);
+        let burst = switch.seat.burst();
+        let subjects = packets.iter().map(|(_, digest)| (&digest.subject, port(1)));
+        black_box(burst.look_ahead(port(0), subjects));
+        let opened = packets.each_ref().map(|(frame, digest)| {
+            let terms = Terms::default();
+            burst
+                .open(digest, frame, port(0), port(1), &terms, 1, NOW)
+                .expect("room")
+                .0
+        });
+        for flow in opened {
+            assert!(tracker.end(flow));
+        }
     });
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use portcullis::frame::{Mac, Vid};
 use portcullis::policy::rule::{Action, Kind, Rule, Who};
-use portcullis::policy::spec::{GuardSpec, IpSpec, MacSpec, PolicySpec, PortPolicy};
+use portcullis::policy::spec::{GuardSpec, IpSpec, MacSpec, PolicySpec, PortPolicy, TrackingSpec};
 use portcullis::policy::{Policy, State};
 
 use super::double::{ip, mac};
@@ -33,10 +33,11 @@ pub(crate) fn rules(count: u32) -> Arc<[Rule]> {
     others.chain([last]).collect()
 }
 
-/// Port security for ports that speak UDP, and these rules for what they send and what they receive.
+/// Port security for ports that speak UDP, and these rules for what they send and what they receive, with room for so many connections.
 pub(crate) fn policy(
     ports: u16,
     rules: Option<Arc<[Rule]>>,
+    flows: u32,
     epoch: u64,
     state: Arc<State>,
 ) -> Policy {
@@ -56,6 +57,11 @@ pub(crate) fn policy(
     });
     let spec = PolicySpec {
         ports: ports.collect(),
+        tracking: TrackingSpec {
+            per_port: flows.max(65_536),
+            half_open_per_port: flows.max(8_192),
+            ..TrackingSpec::default()
+        },
         ..PolicySpec::default()
     };
     let policy = Policy::compile(epoch, &spec, state).unwrap();

@@ -32,6 +32,7 @@ pub(crate) struct Double {
     tx: RawRing,
     tx_offered: u16,
     rx_offered: u16,
+    chosen: u32,
     stride: u64,
 }
 
@@ -54,6 +55,7 @@ impl Double {
             memory,
             tx_offered: 0,
             rx_offered: 0,
+            chosen: 0,
             stride,
         };
         let mut bytes = vec![0u8; HEADER as usize + frame];
@@ -165,14 +167,24 @@ impl Double {
         }
     }
 
-    /// Gives the next `frames` frames source ports of `flows` flows in turn. Not to be timed.
+    /// Gives the next `frames` frames the ports of `flows` connections, the next ones in an order that helps no cache. Not to be
+    /// timed. The even guest of a pair opens them, the odd one answers.
     #[allow(dead_code, reason = "of the benches that share this, one has policies")]
-    pub(crate) fn choose_flows(&mut self, frames: u16, flows: u16) {
+    pub(crate) fn choose_flows(&mut self, index: u16, frames: u16, flows: u32) {
+        const CLIENTS: u32 = 60_000;
         for offset in 0..frames {
+            // A stride that has no divisor in common with any number of flows here.
+            let flow = (u64::from(self.chosen) * 982_451_653 % u64::from(flows)) as u32;
+            self.chosen = (self.chosen + 1) % flows;
+            let mut ports =
+                [1_024 + flow % CLIENTS, 8_192 + flow / CLIENTS].map(|port| port as u16);
+            if index % 2 == 1 {
+                ports.reverse();
+            }
             let number = self.tx_offered.wrapping_add(offset);
-            let port = 1_000 + number % flows;
             let at = self.tx_buffer(number % RING) + HEADER + 34;
-            self.memory.write(at, &port.to_be_bytes()).unwrap();
+            let bytes = ports.map(u16::to_be_bytes);
+            self.memory.write(at, bytes.as_flattened()).unwrap();
         }
     }
 

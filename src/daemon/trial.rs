@@ -210,7 +210,7 @@ impl Trial {
             frames: 1,
             bytes: len,
         };
-        let admitted = match judge.admit(frame, || weight) {
+        let admitted = match judge.admit(None, &frame, || weight) {
             Ok(admitted) => admitted,
             Err(reason) => return told.drop("port security", reason),
         };

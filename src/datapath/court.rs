@@ -77,6 +77,9 @@ impl Court<'_> {
     /// Judges all frames of a burst and notes where they go. Returns those whose sender is to be answered.
     pub(super) fn sit(&mut self, slots: &mut Slots, fanout: &mut Fanout) -> Frames {
         let mut answers = Frames::default();
+        if self.judge.looks_ahead(slots.open().count()) {
+            self.look_ahead(slots);
+        }
         for index in slots.open() {
             if let Err(refusal) = self.hear(slots, index, fanout) {
                 slots.refuse(index, refusal.reason);
@@ -90,6 +93,18 @@ impl Court<'_> {
         }
         slots.mark_special(self.special);
         answers
+    }
+
+    /// Has the memory at hand that the judgement of all these frames will ask for.
+    #[inline(never)]
+    fn look_ahead(&mut self, slots: &Slots) {
+        let frames = slots.open().filter_map(|index| {
+            let slot = slots.get(index)?;
+            Some((index, Frame::parse(slot.snapshot(), slot.len).ok()?))
+        });
+        let ingress = &self.ingress;
+        self.judge
+            .look_ahead(frames, |vid, mac| ingress.guess(vid, mac));
     }
 
     /// Keeps a refused frame for whoever wants to know.
@@ -158,7 +173,7 @@ impl Court<'_> {
         }
         let frame = Frame::parse(slot.snapshot(), slot.len)?;
         let tagged = frame.tag().is_some();
-        let admitted = self.judge.admit(frame, || slot.weight())?;
+        let admitted = self.judge.admit(Some(index), &frame, || slot.weight())?;
         if let Some(mac) = admitted.claim() {
             self.claim(mac)?;
         }

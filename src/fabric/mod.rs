@@ -216,6 +216,12 @@ impl<'a> Ingress<'a> {
         Some(Standing { heard, found })
     }
 
+    /// To which port frames for an address in a VLAN were sent last, if that is remembered. It decides nothing: it is for whoever
+    /// wants to have something at hand that will be asked for.
+    pub fn guess(&self, vid: u16, mac: Mac) -> Option<PortId> {
+        self.cache.guess(vid, mac)
+    }
+
     /// Decides where a frame goes, and learns where it came from.
     ///
     /// In this order: the frame's VLAN; its source address, learned, or refused when it is declared for another

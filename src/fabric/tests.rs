@@ -161,14 +161,14 @@ struct Subject {
 }
 
 /// A frame that may enter, by a policy that refuses none.
-fn admit<'a>(policy: &Policy, from: PortId, frame: Frame<'a>) -> Admitted<'a> {
+fn admit<'a>(policy: &Policy, from: PortId, frame: &'a Frame<'a>) -> Admitted<'a> {
     let (mut context, mut desk) = (Context::default(), Desk::default());
     let mut judge = policy.judge(from, &mut context, &mut desk, Tick::ZERO);
     let weight = Weight {
         frames: 1,
         bytes: frame.total_len(),
     };
-    judge.admit(frame, || weight).unwrap()
+    judge.admit(None, frame, || weight).unwrap()
 }
 
 impl Subject {
@@ -196,7 +196,7 @@ impl Subject {
         bytes.extend([8, 0]);
         bytes.resize(60, 0);
         let frame = Frame::parse(&bytes, 60).unwrap();
-        let admitted = admit(&self.policy, port(from), frame);
+        let admitted = admit(&self.policy, port(from), &frame);
         let cache = &mut self.caches[usize::from(from)];
         let destinations = self.fabric.forward(&admitted, Tick::ZERO, cache);
         let ports = self.fabric.ports(&destinations);
@@ -559,7 +559,7 @@ proptest! {
             bytes.extend(if tagged { &[0x81, 0, 0, 10][..] } else { &[] });
             bytes.extend([8, 0]);
             let frame = Frame::parse(&bytes, 60).unwrap();
-            let admitted = admit(&burst.policy, port(0), frame);
+            let admitted = admit(&burst.policy, port(0), &frame);
             let expected = alone.fabric.forward(&admitted, Tick::from_secs(7), &mut LookupCache::default());
             prop_assert_eq!(ingress.forward(&admitted), expected);
             happen(burst.fabric.fdb(), &between);

@@ -162,15 +162,52 @@ impl Cache {
         }
     }
 
-    /// The subject's hash, and where something is known of it under that stamp. Word 0 is taken to be `word`.
+    /// Where something is known of a subject with that hash, under that stamp. Word 0 is taken to be `word`.
     #[inline(always)]
-    pub(super) fn find(&self, subject: &Subject, word: u64, stamp: Stamp) -> (u64, Option<Place>) {
-        let hash = self.hash(subject, word);
+    pub(super) fn find(
+        &self,
+        hash: u64,
+        subject: &Subject,
+        word: u64,
+        stamp: Stamp,
+    ) -> Option<Place> {
         let [first, second] = sets_of(hash);
         let (tag, key) = (tag_of(hash), (subject, word));
         let found = self.find_in(first, tag, key, stamp);
-        let found = found.or_else(|| self.find_in(second, tag, key, stamp));
-        (hash, found)
+        found.or_else(|| self.find_in(second, tag, key, stamp))
+    }
+
+    /// The same, when it was at `place` a moment ago.
+    #[inline(always)]
+    pub(super) fn find_near(
+        &self,
+        place: Option<Place>,
+        hash: u64,
+        subject: &Subject,
+        word: u64,
+        stamp: Stamp,
+    ) -> Option<Place> {
+        match place {
+            Some(place) if self.holds(place, (subject, word), stamp) => Some(place),
+            _ => self.find(hash, subject, word, stamp),
+        }
+    }
+
+    /// Whether the entry at a place is that of a subject.
+    #[inline(always)]
+    fn holds(
+        &self,
+        Place { set, way }: Place,
+        (subject, word): (&Subject, u64),
+        stamp: Stamp,
+    ) -> bool {
+        let (set, way) = (self.sets.get(usize::from(set)), usize::from(way));
+        set.is_some_and(|set| {
+            set.subjects
+                .get(way)
+                .is_some_and(|kept| is_same(kept, subject, word))
+                && set.known.get(way).is_some_and(|known| known.stamp == stamp)
+        })
     }
 
     #[inline(always)]
@@ -226,9 +263,9 @@ impl Cache {
         Some(Place { set: index, way })
     }
 
-    /// Folded products of pairs of words, each with a key: cheap, and not to be steered without the keys.
-    #[inline]
-    fn hash(&self, subject: &Subject, a0: u64) -> u64 {
+    /// The hash of a subject, with `a0` for word 0: folded products of pairs of words, each with a key: cheap, and not to be steered without the keys.
+    #[inline(always)]
+    pub(super) fn hash(&self, subject: &Subject, a0: u64) -> u64 {
         let ([_, a1, a2, a3, a4, a5, a6, a7], [k0, k1, k2, k3, k4, k5, k6, k7]) =
             (subject.0, self.keys);
         fold(a0 ^ k0, a1 ^ k1)
@@ -282,7 +319,8 @@ mod tests {
     }
 
     fn find(cache: &Cache, subject: Subject, stamp: Stamp) -> (u64, Option<Place>) {
-        cache.find(&subject, subject.0[0], stamp)
+        let hash = cache.hash(&subject, subject.0[0]);
+        (hash, cache.find(hash, &subject, subject.0[0], stamp))
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use super::cache::{Cache, Place, Stamp};
 use super::digest::Digest;
+use super::judge::Sought;
 use super::rule::Decision;
 use super::subject::{State, Subject};
+use super::track::Hint;
 use crate::counters::PortId;
 
 /// One source port's flow cache, and the frame that is being judged. Of one worker; never shared.
@@ -14,6 +16,8 @@ pub struct Context {
     pub(super) frame: Judging,
     /// Where the frame before was kept: a second one with the same subject may begin a run.
     pub(super) latest: Option<Place>,
+    /// What the burst before looked for of connections.
+    pub(super) sought: Sought,
 }
 
 /// The frame that is being judged: from [`admit`](super::Judge::admit) to the last [`permit`](super::Judge::permit).
@@ -27,6 +31,10 @@ pub(super) struct Judging {
     /// Where its subject is kept, if it is.
     pub(super) place: Option<Place>,
     pub(super) stamp: Stamp,
+    /// The slot by which a look ahead knows it, until its digest is asked for.
+    pub(super) slot: Option<u8>,
+    /// Where its connection seems to be.
+    pub(super) hint: Option<Hint>,
     pub(super) last: Trace,
 }
 
@@ -53,6 +61,12 @@ pub struct Trace {
 }
 
 impl Context {
+    /// The cache, which is made when it is needed first.
+    #[inline(always)]
+    pub(super) fn cache(&mut self) -> &mut Cache {
+        self.cache.get_or_insert_with(|| Box::new(Cache::new()))
+    }
+
     /// How the last pair was judged. Of a pair whose verdict was known nothing is told but that it passed.
     pub fn trace(&self) -> Trace {
         self.frame.last

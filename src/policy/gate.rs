@@ -475,6 +475,15 @@ impl Bound {
         })
     }
 
+    /// The VLAN of a frame from the port.
+    #[inline(always)]
+    pub(super) fn vid(&self, frame: &Frame<'_>) -> u16 {
+        match frame.tag() {
+            None => self.untagged,
+            Some(tag) => tag.vid(),
+        }
+    }
+
     /// Whether no pair with this port is judged but by what the other says.
     #[inline(always)]
     pub(super) fn is_free(&self) -> bool {

@@ -183,7 +183,7 @@ impl Gate {
         };
         let context = &mut self.contexts[from.index()];
         let mut judge = self.policy.judge(from, context, &mut self.desk, self.now);
-        let admitted = judge.admit(frame, || weight)?;
+        let admitted = judge.admit(None, &frame, || weight)?;
         judge.permit(admitted, to).map(|_| ())
     }
 }

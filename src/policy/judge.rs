@@ -4,11 +4,14 @@
 //! [`admit`](Judge::admit), and then for each receiver [`permit`](Judge::permit); or, for one that is like an earlier one of the
 //! burst, [`again`](Judge::again).
 
+mod ahead;
 mod pair;
 mod runs;
 
 use std::sync::Arc;
 
+use self::ahead::Ahead;
+pub(super) use self::ahead::Sought;
 use super::cache::{Cache, Stamp};
 use super::context::{Context, Trace};
 use super::gate::{Bound, Policy};
@@ -25,7 +28,11 @@ use crate::frame::{Frame, Mac};
 
 /// A worker's place before the gate. One for each worker.
 #[derive(Debug, Default)]
-pub struct Desk(Option<Seat>);
+pub struct Desk {
+    /// Before the tracker.
+    seat: Option<Seat>,
+    ahead: Ahead,
+}
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -38,7 +45,10 @@ pub struct Judge<'a> {
     context: &'a mut Context,
     /// Where nothing is tracked there is none.
     burst: Option<Burst<'a>>,
+    ahead: &'a mut Ahead,
     run: Option<Run>,
+    /// What was looked for of connections.
+    sought: Sought,
     now: Tick,
 }
 
@@ -52,7 +62,9 @@ impl Policy {
         desk: &'a mut Desk,
         now: Tick,
     ) -> Judge<'a> {
-        let burst = if self.tracks() { self.sit(desk) } else { None };
+        let Desk { seat, ahead } = desk;
+        ahead.forget();
+        let burst = if self.tracks() { self.sit(seat) } else { None };
         let bound = self.bound(source).zip(self.state().port(source));
         Judge {
             policy: self,
@@ -62,18 +74,20 @@ impl Policy {
                 && bound.is_some_and(|(bound, _)| bound.is_shallow && !bound.sends_metered),
             context,
             burst,
+            ahead,
             run: None,
+            sought: Sought::default(),
             now,
         }
     }
 
     #[inline(never)]
-    fn sit<'a>(&self, desk: &'a mut Desk) -> Option<Burst<'a>> {
+    fn sit<'a>(&self, seat: &'a mut Option<Seat>) -> Option<Burst<'a>> {
         let tracker = self.state().tracker();
-        if !matches!(&desk.0, Some(seat) if Arc::ptr_eq(seat.tracker(), tracker)) {
-            desk.0 = tracker.seat();
+        if !matches!(seat, Some(seat) if Arc::ptr_eq(seat.tracker(), tracker)) {
+            *seat = tracker.seat();
         }
-        desk.0.as_mut().map(Seat::burst)
+        seat.as_mut().map(Seat::burst)
     }
 }
 
@@ -96,7 +110,8 @@ impl Judge<'_> {
         self.context.trace()
     }
 
-    /// Judges a frame by the port that it came from: what it may say ([`super::guard`]) and how much.
+    /// Judges a frame by the port that it came from: what it may say ([`super::guard`]) and how much. `slot` is the one by which
+    /// a [look ahead](Self::look_ahead) knows it, if there was one.
     ///
     /// # Errors
     ///
@@ -105,7 +120,8 @@ impl Judge<'_> {
     #[inline(always)]
     pub fn admit<'f>(
         &mut self,
-        frame: Frame<'f>,
+        slot: Option<u8>,
+        frame: &'f Frame<'f>,
         weight: impl FnOnce() -> Weight,
     ) -> Result<Admitted<'f>, DropReason> {
         if !frame.src().is_station() {
@@ -114,7 +130,7 @@ impl Judge<'_> {
         if frame.dst().is_group() {
             self.admit_group(frame.dst())?;
         }
-        let claims = !self.is_plain && self.admit_guarded(frame, weight)?;
+        let claims = !self.is_plain && self.admit_guarded(slot, frame, weight)?;
         Ok(Admitted {
             source: self.source,
             frame,
@@ -141,7 +157,8 @@ impl Judge<'_> {
     #[inline(always)]
     fn admit_guarded(
         &mut self,
-        frame: Frame<'_>,
+        slot: Option<u8>,
+        frame: &Frame<'_>,
         weight: impl FnOnce() -> Weight,
     ) -> Result<bool, DropReason> {
         let Some((bound, port)) = self.bound else {
@@ -151,9 +168,10 @@ impl Judge<'_> {
             return Err(DropReason::Quarantined);
         }
         self.context.frame.is_digested = false;
+        self.context.frame.slot = slot;
         let mut claims = false;
         if !bound.is_shallow {
-            let hash = self.look_up(bound, port, &frame);
+            let hash = self.look_up(bound, port, frame);
             if self.context.frame.place.is_none() {
                 claims = self.guard(bound, port, frame, hash)?;
             }
@@ -176,7 +194,7 @@ impl Judge<'_> {
         &mut self,
         bound: &Bound,
         port: &PortState,
-        frame: Frame<'_>,
+        frame: &Frame<'_>,
         hash: u64,
     ) -> Result<bool, DropReason> {
         let digest = &self.context.frame.digest;
@@ -187,35 +205,45 @@ impl Judge<'_> {
                 return Err(DropReason::MembershipRate);
             }
         }
-        let outcome = bound.guard.judge(&port.guard, &frame, digest, self.now)?;
+        let outcome = bound.guard.judge(&port.guard, frame, digest, self.now)?;
         if !digest.is_control && outcome == Outcome::Pass {
             self.keep(hash);
         }
         Ok(outcome != Outcome::Pass)
     }
 
-    /// Makes the digest and looks for its subject in the cache; returns the subject's hash.
+    /// Makes the digest, unless that was done ahead, and looks for its subject in the cache; returns the subject's hash.
     #[inline(always)]
     fn look_up(&mut self, bound: &Bound, port: &PortState, frame: &Frame<'_>) -> u64 {
-        let vid = match frame.tag() {
-            None => bound.untagged,
-            Some(tag) => tag.vid(),
-        };
-        let judging = &mut self.context.frame;
-        judging.stamp = Stamp::new(self.policy.epoch(), port.guard.generation(self.now));
-        judging.digest.read(frame, vid);
-        judging.word = self.policy.key(judging.digest.subject.0[0]);
-        judging.is_digested = true;
-        judging.place = None;
-        if judging.digest.is_control {
-            return 0;
-        }
+        let stamp = Stamp::new(self.policy.epoch(), port.guard.generation(self.now));
         let cache = self
             .context
             .cache
             .get_or_insert_with(|| Box::new(Cache::new()));
-        let (hash, place) = cache.find(&judging.digest.subject, judging.word, judging.stamp);
-        judging.place = place;
+        let judging = &mut self.context.frame;
+        let slot = judging.slot.take();
+        (judging.stamp, judging.is_digested) = (stamp, true);
+        let seen = slot.and_then(|slot| self.ahead.take(slot, frame));
+        let (hash, place) = match seen {
+            Some(seen) => {
+                judging.digest = seen.digest;
+                judging.hint = seen.hint;
+                judging.word = self.policy.key(seen.digest.subject.0[0]);
+                (seen.hash, seen.place)
+            }
+            None => {
+                judging.digest.read(frame, bound.vid(frame));
+                judging.hint = None;
+                judging.word = self.policy.key(judging.digest.subject.0[0]);
+                (cache.hash(&judging.digest.subject, judging.word), None)
+            }
+        };
+        let (subject, word) = (&judging.digest.subject, judging.word);
+        judging.place = if judging.digest.is_control {
+            None
+        } else {
+            cache.find_near(place, hash, subject, word, stamp)
+        };
         hash
     }
 
@@ -232,7 +260,7 @@ impl Judge<'_> {
         &self,
         bound: &Bound,
         port: &PortState,
-        frame: Frame<'_>,
+        frame: &Frame<'_>,
         weight: Weight,
     ) -> Result<(), DropReason> {
         let (limits, buckets) = (&bound.limits, &port.buckets);
@@ -282,5 +310,6 @@ impl Judge<'_> {
 impl Drop for Judge<'_> {
     fn drop(&mut self) {
         self.end_run();
+        self.context.sought = self.sought;
     }
 }

@@ -142,7 +142,7 @@ impl Bench {
         let mut judge = self
             .policy
             .judge(port(from), context, &mut self.desk, self.now);
-        let admitted = judge.admit(frame, || weight)?;
+        let admitted = judge.admit(None, &frame, || weight)?;
         let permit = judge.permit(admitted, port(to))?;
         assert_eq!((permit.from(), permit.to()), (port(from), port(to)));
         Ok(())
@@ -218,11 +218,11 @@ fn a_port_without_policy_passes_nothing_either_way() {
     let (mut context, mut desk) = (Context::default(), Desk::default());
     let refused = policy
         .judge(port(1), &mut context, &mut desk, Tick::ZERO)
-        .admit(frame, || weight)
+        .admit(None, &frame, || weight)
         .map(drop);
     assert_eq!(refused, Err(DropReason::NoPolicy));
     let mut judge = policy.judge(port(1023), &mut context, &mut desk, Tick::ZERO);
-    let admitted = judge.admit(frame, || weight).unwrap();
+    let admitted = judge.admit(None, &frame, || weight).unwrap();
     assert_eq!(
         judge.permit(admitted, port(1)),
         Err(DropReason::NoPolicy.into())
@@ -566,7 +566,7 @@ fn gso_frames_count_as_the_frames_that_they_stand_for() {
         .policy
         .judge(port(0), context, &mut bench.desk, bench.now);
     let passed = (0..10)
-        .filter(|_| judge.admit(frame, || weight).is_ok())
+        .filter(|_| judge.admit(None, &frame, || weight).is_ok())
         .count();
     assert_eq!(passed, 2);
 }
@@ -591,7 +591,7 @@ fn a_sticky_address_is_claimed_once_and_forgotten_with_its_guest() {
             .policy
             .judge(port(0), context, &mut bench.desk, bench.now);
         judge
-            .admit(frame, || weight)
+            .admit(None, &frame, || weight)
             .map(|admitted| admitted.claim())
     };
     assert_eq!(claim(&mut bench, &first), Ok(Some(Mac::new(mac(0)))));
@@ -631,7 +631,7 @@ fn a_claim_that_was_over_the_limit_is_taken_back() {
     let mut judge = bench
         .policy
         .judge(port(0), &mut bench.contexts[0], &mut bench.desk, bench.now);
-    let admitted = judge.admit(frame, || weight).unwrap();
+    let admitted = judge.admit(None, &frame, || weight).unwrap();
     assert_eq!(admitted.claim(), Some(Mac::new(mac(0))));
 }
 

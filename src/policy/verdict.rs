@@ -17,7 +17,7 @@ pub struct Weight {
 #[derive(Clone, Copy, Debug)]
 pub struct Admitted<'a> {
     pub(super) source: PortId,
-    pub(super) frame: Frame<'a>,
+    pub(super) frame: &'a Frame<'a>,
     pub(super) claims: bool,
 }
 
@@ -30,8 +30,8 @@ impl<'a> Admitted<'a> {
 
     /// The frame.
     #[inline]
-    pub fn frame(&self) -> &Frame<'a> {
-        &self.frame
+    pub fn frame(&self) -> &'a Frame<'a> {
+        self.frame
     }
 
     /// The source address, if this frame made it the one that the port keeps: whoever forwards enters it as the port's own.

@@ -5,7 +5,6 @@ use crate::counters::{DropReason, PortId};
 use crate::frame::{Frame, protocol};
 use crate::policy::cache::{Decided, Judged, Opened, Place};
 use crate::policy::context::Trace;
-use crate::policy::digest::Digest;
 use crate::policy::gate::Bound;
 use crate::policy::lease::{self, Voice};
 use crate::policy::lists::{Say, consult, covered};
@@ -64,12 +63,12 @@ impl Judge<'_> {
         to: PortId,
     ) -> Result<(), Refusal> {
         if !self.context.frame.is_digested {
-            let hash = self.look_up(source, port, &admitted.frame);
+            let hash = self.look_up(source, port, admitted.frame);
             if self.context.frame.place.is_none() && !self.context.frame.digest.is_control {
                 self.keep(hash);
             }
         }
-        match self.known(&admitted.frame, to) {
+        match self.known(admitted.frame, to) {
             Some(Ok(())) => Ok(()),
             Some(Err(refusal)) => {
                 // Nothing more of it is kept, but an earlier frame's trace is not this one's.
@@ -79,7 +78,7 @@ impl Judge<'_> {
                 };
                 Err(refusal)
             }
-            None => self.ask(source, receiver, &admitted.frame, to),
+            None => self.ask(source, receiver, admitted.frame, to),
         }
     }
 
@@ -156,19 +155,21 @@ impl Judge<'_> {
         frame: &Frame<'_>,
         to: PortId,
     ) -> Result<(), Refusal> {
-        let digest = self.context.frame.digest;
+        let digest = &self.context.frame.digest;
         if digest.runs_on {
             return Err(DropReason::HeadersTooLong.into());
         }
         // Before anything is looked at: what changes meanwhile makes the verdict stale, not wrong.
         let opened = self.opened(to);
         let from = self.source;
+        self.sought.note(self.policy.state().tracker(), [from, to]);
         let Some(burst) = self.burst.as_ref() else {
             return Err(DropReason::ConnectionLimit.into());
         };
-        let mut look = burst.look(&digest, frame, from, to, self.now);
+        let hint = self.context.frame.hint;
+        let mut look = burst.look_near(digest, frame, from, to, hint, self.now);
         if !self.is_current(&mut look) {
-            look = burst.look(&digest, frame, from, to, self.now);
+            look = burst.look(digest, frame, from, to, self.now);
         }
         let [outbound, inbound] = match look.flow {
             None => [false; 2],
@@ -200,10 +201,11 @@ impl Judge<'_> {
             // What opens may end the connection of the present run, for want of room, or take it elsewhere.
             self.end_run();
         }
-        let flow = self.follow(&look, terms.as_ref(), frame, to, &digest)?;
+        let flow = self.follow(&look, terms.as_ref(), frame, to)?;
         for rule in [outbound, inbound].into_iter().filter_map(Say::rule) {
             if policy.logs(rule) {
-                policy.note((from, to), rule, &digest.subject, self.now);
+                let subject = &self.context.frame.digest.subject;
+                policy.note((from, to), rule, subject, self.now);
             }
         }
         let rules = [outbound, inbound].map(|say| Decided::by(say.rule()));
@@ -275,7 +277,6 @@ impl Judge<'_> {
         terms: Option<&Terms>,
         frame: &Frame<'_>,
         to: PortId,
-        digest: &Digest,
     ) -> Result<Option<(track::FlowRef, track::Direction)>, Refusal> {
         if look.state == State::Established {
             return Ok(look.flow);
@@ -284,7 +285,7 @@ impl Judge<'_> {
         else {
             return Ok(None);
         };
-        let epoch = self.policy.epoch();
+        let (epoch, digest) = (self.policy.epoch(), &self.context.frame.digest);
         if let Some(moved) = look.elsewhere {
             let bound = burst.rebind(moved, digest, frame, to, terms, epoch, self.now);
             if let Some(flow) = bound {
@@ -307,7 +308,7 @@ impl Judge<'_> {
     /// Learns from a DHCP packet that goes from one port to another whose an address is.
     #[cold]
     fn overhear(&mut self, source: &Bound, receiver: &Bound, admitted: &Admitted<'_>, to: PortId) {
-        let Some(event) = lease::observe(&admitted.frame) else {
+        let Some(event) = lease::observe(admitted.frame) else {
             return;
         };
         let (bound, port) = match event.voice {

@@ -40,7 +40,17 @@ impl Bench {
             .policy
             .judge(port(from), context, &mut self.desk, self.now);
         let mut of_runs = 0;
-        let said = frames.iter().map(|&(to, ref bytes)| {
+        // What is seen ahead changes nothing, wherever it may seem to go. Of some frames more is shown later.
+        if frames.len() > 1 {
+            let seen = (0u8..).zip(frames);
+            let seen = seen.filter_map(|(slot, (_, bytes))| {
+                let len = u32::try_from(bytes.len()).unwrap();
+                let shown = &bytes[..bytes.len().min(128)];
+                Some((slot, Frame::parse(shown, len).ok()?))
+            });
+            judge.look_ahead(seen, |_, to| PortId::new((to.bits() & 3) as u16));
+        }
+        let said = (0u8..).zip(frames).map(|(slot, &(to, ref bytes))| {
             let len = u32::try_from(bytes.len()).unwrap();
             let head = head(bytes);
             if let Some(permit) = judge.again(&head, len, || parse(bytes)) {
@@ -53,7 +63,7 @@ impl Bench {
                 frames: 1,
                 bytes: len,
             };
-            let admitted = judge.admit(frame, || weight)?;
+            let admitted = judge.admit(Some(slot), &frame, || weight)?;
             judge
                 .permit(admitted, port(to))
                 .map_err(|refusal| refusal.reason)?;
@@ -423,4 +433,45 @@ fn a_segment_without_a_connection_does_not_keep_one_from_opening() {
         bench.send(0, 1, &tcp((0, 4000), (1, 80), "S", 100, 0)),
         Ok(())
     );
+}
+
+/// What was read ahead of a shorter snapshot would refuse it for the headers that are there by now.
+#[test]
+fn a_snapshot_that_has_grown_since_the_look_ahead_is_read_again() {
+    let server = PortPolicy {
+        inbound: list(vec![allow_tcp(80)]),
+        ..free()
+    };
+    let mut bytes = [
+        &mac(1)[..],
+        &mac(0),
+        &[0x86, 0xdd, 0x60, 0, 0, 0, 0, 132, 60, 64],
+    ]
+    .concat();
+    bytes.extend([[0xfd; 16], [0xfe; 16]].as_flattened());
+    // Destination options: their padding reaches beyond 128 bytes.
+    bytes.extend([6, 13, 1, 108]);
+    bytes.resize(bytes.len() + 108, 0);
+    bytes.extend(&tcp((0, 4000), (1, 80), "S", 100, 0)[34..54]);
+    let len = u32::try_from(bytes.len()).unwrap();
+    let [shown, whole] = [128, 186].map(|have| Frame::parse(&bytes[..have], len).unwrap());
+    let weight = Weight {
+        frames: 1,
+        bytes: len,
+    };
+    for (seen, given, said) in [
+        (&shown, &shown, Err(DropReason::HeadersTooLong)),
+        (&whole, &whole, Ok(())),
+        (&shown, &whole, Ok(())),
+    ] {
+        let mut bench = Bench::new(vec![free(), server.clone()]);
+        let mut judge =
+            bench
+                .policy
+                .judge(port(0), &mut bench.contexts[0], &mut bench.desk, bench.now);
+        judge.look_ahead([(3, *seen)].into_iter(), |_, _| None);
+        let admitted = judge.admit(Some(3), given, || weight).unwrap();
+        let permit = judge.permit(admitted, port(1));
+        assert_eq!(permit.map(drop).map_err(|refusal| refusal.reason), said);
+    }
 }

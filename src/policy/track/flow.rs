@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::phase::Phase;
+use super::table::Found;
 use crate::counters::PortId;
 use crate::frame::ethernet::ethertype;
 use crate::frame::{Mac, protocol, tcp};
@@ -83,6 +84,19 @@ pub struct Look {
 }
 
 impl Look {
+    /// A packet of a connection that was found, or about it.
+    #[inline(always)]
+    pub(super) fn at(flow: FlowRef, direction: Direction, state: State, found: &Found<'_>) -> Self {
+        let (terms, epoch) = found.entry.terms();
+        Self {
+            state,
+            flow: Some((flow, direction)),
+            elsewhere: None,
+            terms,
+            epoch,
+        }
+    }
+
     pub(super) const fn without_flow(state: State) -> Self {
         const NOTHING: Side = Side {
             covered: false,

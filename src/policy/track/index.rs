@@ -1,9 +1,9 @@
 //! From a hash to a slot: buckets of one cache line, two for each hash, and as many buckets as there is need of.
 //!
 //! The table grows by linear hashing (Litwin, 1980): one bucket is divided at a time, so that no insertion waits for all
-//! to be moved, memory is used as connections come, and a look-up costs two lines at 1,000 connections as at 4 million. A
-//! connection goes into the emptier of its two buckets. When both are full, which half-filled buckets make as good
-//! as impossible, it is not taken in: no chain grows.
+//! to be moved, memory is used as connections come, and a look-up costs one line or two at 1,000 connections as at 4 million. A
+//! connection goes into the first of its two buckets, and when little is free there into the emptier of both. When both are
+//! full, which half-filled buckets make as good as impossible, it is not taken in: no chain grows.
 //!
 //! One thread at a time changes the index (the holder of the table's lock); others read meanwhile. A connection that moves
 //! to another bucket is missing for a moment, so a reader that found nothing asks [`Index::is_calm`] whether to believe it.
@@ -16,6 +16,8 @@ use super::slab::Chunks;
 const WAYS: usize = 16;
 /// Entries in a bucket, on average, from which on the next one is divided.
 const FILL: u32 = 8;
+/// Free places in its first bucket down to which a connection goes there and not into the emptier of both.
+const SCARCE: usize = 4;
 /// Buckets in the beginning.
 const FIRST: u32 = 64;
 
@@ -25,7 +27,7 @@ const SLOT: u32 = (1 << SLOT_BITS) - 1;
 
 const _: () = assert!(super::slab::MAX_SLOTS <= SLOT + 1);
 
-type Bucket = [AtomicU32; WAYS];
+pub(super) type Bucket = [AtomicU32; WAYS];
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -34,6 +36,15 @@ pub(super) struct Index {
     buckets: AtomicU32,
     /// Odd while a bucket is being divided.
     moves: AtomicU32,
+}
+
+/// One of the two buckets of a hash. Most connections are in the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// The first.
+    First,
+    /// The other.
+    Second,
 }
 
 /// Two bucket selectors and the tag.
@@ -56,6 +67,32 @@ fn address(selector: u32, buckets: u32) -> u32 {
     }
 }
 
+/// Reads a word, so that its line is near when it is asked; the word means nothing.
+#[inline(always)]
+pub(super) fn touch(bucket: &Bucket) -> u32 {
+    let [word, ..] = bucket;
+    word.load(Ordering::Relaxed)
+}
+
+/// The words of a bucket, and a bit for each that has the tag: without a jump, since which it is cannot be foreseen.
+#[inline(always)]
+fn matches(bucket: &Bucket, tag: u32) -> ([u32; WAYS], u32) {
+    let words = bucket.each_ref().map(|word| word.load(Ordering::Acquire));
+    let bits = words.iter().zip(0..);
+    let bits = bits.fold(0, |bits, (word, at)| {
+        bits | u32::from(word & !SLOT == tag) << at
+    });
+    (words, bits)
+}
+
+/// A slot that a bucket has for a hash: very often the right one, if it has the right one.
+#[inline(always)]
+pub(super) fn guess(bucket: &Bucket, hash: u64) -> Option<u32> {
+    let (_, _, tag) = parts(hash);
+    let (words, bits) = matches(bucket, tag);
+    Some(words.get(bits.trailing_zeros() as usize)? & SLOT)
+}
+
 impl Index {
     /// Sees to memory for `entries`.
     pub(super) fn grow(&self, entries: u32) {
@@ -75,6 +112,7 @@ impl Index {
         chunk.get(at * WAYS)
     }
 
+    #[inline(always)]
     fn pair(&self, hash: u64) -> [Option<&Bucket>; 2] {
         let buckets = self.buckets.load(Ordering::Acquire);
         let (first, second, _) = parts(hash);
@@ -89,16 +127,27 @@ impl Index {
     pub(super) fn find<T>(&self, hash: u64, is_it: impl Fn(u32) -> Option<T>) -> Option<T> {
         let (_, _, tag) = parts(hash);
         for bucket in self.pair(hash).into_iter().flatten() {
-            for word in bucket {
-                let word = word.load(Ordering::Acquire);
-                if word & !SLOT == tag
-                    && let Some(found) = is_it(word & SLOT)
-                {
+            let (words, mut bits) = matches(bucket, tag);
+            while let Some(word) = words.get(bits.trailing_zeros() as usize) {
+                if let Some(found) = is_it(word & SLOT) {
                     return Some(found);
                 }
+                bits &= bits.wrapping_sub(1);
             }
         }
         None
+    }
+
+    /// One of the buckets of a hash.
+    #[inline(always)]
+    pub(super) fn choose(&self, hash: u64, choice: Choice) -> Option<&Bucket> {
+        let buckets = self.buckets.load(Ordering::Acquire);
+        let (first, second, _) = parts(hash);
+        let selector = match choice {
+            Choice::First => first,
+            Choice::Second => second,
+        };
+        self.bucket(address(selector, buckets))
     }
 
     /// A mark for [`Index::is_calm`].
@@ -115,20 +164,25 @@ impl Index {
     /// Takes a slot in; false when both its buckets are full.
     pub(super) fn insert(&self, hash: u64, slot: u32) -> bool {
         let (_, _, tag) = parts(hash);
-        let mut best: Option<(&AtomicU32, usize)> = None;
-        for bucket in self.pair(hash).into_iter().flatten() {
-            let mut free = bucket
+        let vacancy = |bucket: &'_ Bucket| {
+            let free = bucket
                 .iter()
                 .filter(|word| word.load(Ordering::Relaxed) == 0);
-            if let Some(word) = free.next() {
-                let more = free.count();
-                if best.is_none_or(|(_, most)| more > most) {
-                    best = Some((word, more));
-                }
+            free.count()
+        };
+        let mut best: Option<(&Bucket, usize)> = None;
+        for bucket in self.pair(hash).into_iter().flatten() {
+            let free = vacancy(bucket);
+            if best.is_none_or(|(_, most)| free > most) {
+                best = Some((bucket, free));
+            }
+            if free > SCARCE {
+                break;
             }
         }
-        match best {
-            Some((word, _)) => {
+        let mut words = best.into_iter().flat_map(|(bucket, _)| bucket);
+        match words.find(|word| word.load(Ordering::Relaxed) == 0) {
+            Some(word) => {
                 word.store(tag | slot & SLOT, Ordering::Release);
                 true
             }
@@ -218,12 +272,20 @@ mod tests {
             );
         }
         assert_eq!(index.buckets.load(Ordering::Relaxed), MANY / FILL);
+        let likely = (0..MANY).filter(|slot| {
+            index
+                .choose(hash(*slot), Choice::First)
+                .and_then(|bucket| guess(bucket, hash(*slot)))
+                == Some(*slot)
+        });
+        let likely = u32::try_from(likely.count()).unwrap();
         for slot in 0..MANY {
             let is_it = |found| (found == slot).then_some(());
             assert_eq!(index.find(hash(slot), is_it), Some(()));
             index.remove(hash(slot), slot);
             assert_eq!(index.find(hash(slot), is_it), None);
         }
+        assert!(likely > MANY / 5 * 4, "{likely}");
         let used = (0..MANY / FILL)
             .filter_map(|n| index.bucket(n))
             .flatten()

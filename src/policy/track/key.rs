@@ -113,6 +113,21 @@ fn has_group_address(subject: &Subject, family: Family) -> bool {
 }
 
 impl Key {
+    /// The key of a packet that has one, by its subject alone; of one that has none it may be anything.
+    #[inline(always)]
+    pub(super) fn of_plain(subject: &Subject) -> Option<Self> {
+        let family = subject.family()?;
+        let ports = match subject.protocol() {
+            protocol::TCP | protocol::UDP => {
+                u32::from(subject.src_port()) << 16 | u32::from(subject.dst_port())
+            }
+            // An echo's identifier.
+            protocol::ICMP | protocol::ICMPV6 => u32::from(subject.src_port()) << 16,
+            _ => 0,
+        };
+        Some(Self::new(subject, family, ports))
+    }
+
     #[inline]
     pub(super) fn new(subject: &Subject, family: Family, ports: u32) -> Self {
         Self::build(

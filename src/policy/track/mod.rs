@@ -35,6 +35,7 @@
 //! Packets from one port are all handled by one thread at a time. How the places of ended connections are
 //! given to others is told in `seats.rs`.
 
+mod ahead;
 mod entry;
 mod flow;
 mod index;
@@ -52,6 +53,7 @@ mod walk;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
+pub use ahead::{ABREAST, Hint};
 pub use flow::{Count, Direction, Flow, FlowRef, Look, Side, Terms};
 pub use phase::Phase;
 pub use table::Turnover;
@@ -152,6 +154,12 @@ impl Tracker {
     #[inline]
     pub fn opened(&self, port: PortId) -> u64 {
         self.table(port).map_or(0, Table::opens)
+    }
+
+    /// How many connections a port has open.
+    #[inline]
+    pub fn live(&self, port: PortId) -> u32 {
+        self.table(port).map_or(0, Table::live)
     }
 
     /// What a port has opened.
@@ -343,61 +351,67 @@ impl Burst<'_> {
         to: PortId,
         now: Tick,
     ) -> Look {
+        self.look_near(digest, frame, from, to, None, now)
+    }
+
+    /// The same, with a [`Hint`] of where its connection is.
+    #[inline]
+    pub fn look_near(
+        &self,
+        digest: &Digest,
+        frame: &Frame<'_>,
+        from: PortId,
+        to: PortId,
+        hint: Option<Hint>,
+        now: Tick,
+    ) -> Look {
         let class = Class::of(digest, frame);
-        let (as_original, as_reply) = match class {
+        let (key, may_open, may_answer) = match &class {
             Class::Untracked => return Look::without_flow(State::Untracked),
             Class::Unreadable => return Look::without_flow(State::Invalid),
             Class::Error => return self.look_at_error(digest, frame, from, to, now),
-            Class::Either(key) => (Some(key), Some(key.reversed())),
-            Class::Request(key) => (Some(key), None),
-            Class::Answer(key) => (None, Some(key.reversed())),
+            Class::Either(key) => (key, true, true),
+            Class::Request(key) => (key, true, false),
+            Class::Answer(key) => (key, false, true),
         };
         let tracker = self.tracker();
+        let near = |port| hint.and_then(|hint| hint.at(port));
+        let answered = |slot| {
+            let table = tracker.table(to).filter(|_| may_answer)?;
+            let found = table.find_near(slot, &key.reversed())?;
+            if found.entry.peer() != from.get() {
+                return None;
+            }
+            let state = tracker.go_on(table, &found, Direction::Reply, digest, frame, now)?;
+            let flow = table.reference(&found);
+            Some(Look::at(flow, Direction::Reply, state, &found))
+        };
+        // Two ports have one connection with the same addresses, so it does not matter which table is asked first.
+        if let Some(slot) = near(to)
+            && from != to
+            && let Some(look) = answered(Some(slot))
+        {
+            return look;
+        }
         let mut elsewhere = None;
-        let mine = as_original.zip(tracker.table(from));
-        if let Some((table, found)) = mine.and_then(|(key, table)| Some((table, table.find(&key)?)))
+        if may_open
+            && let Some(table) = tracker.table(from)
+            && let Some(found) = table.find_near(near(from), key)
         {
             if found.entry.peer() == to.get() {
-                if let Some(look) =
-                    self.go_on(table, &found, Direction::Original, digest, frame, now)
-                {
-                    return look;
+                let state = tracker.go_on(table, &found, Direction::Original, digest, frame, now);
+                if let Some(state) = state {
+                    let flow = table.reference(&found);
+                    return Look::at(flow, Direction::Original, state, &found);
                 }
             } else if !found.phase().is_over() && !found.is_expired(&tracker.settings, now) {
                 elsewhere = Some(table.reference(&found));
             }
         }
-        let theirs = as_reply.zip(tracker.table(to));
-        if let Some((table, found)) =
-            theirs.and_then(|(key, table)| Some((table, table.find(&key)?)))
-            && found.entry.peer() == from.get()
-            && let Some(look) = self.go_on(table, &found, Direction::Reply, digest, frame, now)
-        {
+        if let Some(look) = answered(None) {
             return look;
         }
         self.beginning(&class, digest, frame, elsewhere)
-    }
-
-    fn go_on(
-        &self,
-        table: &Table,
-        found: &Found<'_>,
-        direction: Direction,
-        digest: &Digest,
-        frame: &Frame<'_>,
-        now: Tick,
-    ) -> Option<Look> {
-        let state = self
-            .tracker()
-            .go_on(table, found, direction, digest, frame, now)?;
-        let (terms, epoch) = found.entry.terms();
-        Some(Look {
-            state,
-            flow: Some((table.reference(found), direction)),
-            elsewhere: None,
-            terms,
-            epoch,
-        })
     }
 
     /// The state of a packet that belongs to no connection.
@@ -460,14 +474,8 @@ impl Burst<'_> {
                 && !found.is_expired(&tracker.settings, now)
                 && was_sent(&found, direction.reversed(), &quote)
             {
-                let (terms, epoch) = found.entry.terms();
-                return Look {
-                    state: State::Related,
-                    flow: Some((table.reference(&found), direction)),
-                    elsewhere: None,
-                    terms,
-                    epoch,
-                };
+                let flow = table.reference(&found);
+                return Look::at(flow, direction, State::Related, &found);
             }
         }
         invalid

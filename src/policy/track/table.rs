@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::entry::{Entry, GENERATION, HALF, LIVE, low, seconds_since};
 use super::flow::{Direction, Flow, FlowRef, Terms};
-use super::index::Index;
+use super::index::{Bucket, Choice, Index};
 use super::key::{Hasher, Key};
 use super::phase::{Phase, Settings};
 use super::seats::Seats;
@@ -176,6 +176,34 @@ impl Table {
             let found = self.live_at(slot)?;
             found.entry.matches(key).then_some(found)
         })
+    }
+
+    #[inline(always)]
+    pub(super) fn hash(&self, key: &Key) -> u64 {
+        self.hasher.hash(key)
+    }
+
+    /// One of the two buckets of a hash.
+    #[inline(always)]
+    pub(super) fn bucket(&self, hash: u64, choice: Choice) -> Option<&Bucket> {
+        self.index.choose(hash, choice)
+    }
+
+    /// The entry of a slot, live or not.
+    #[inline(always)]
+    pub(super) fn entry(&self, slot: u32) -> Option<Entry<'_>> {
+        self.slab.entry(slot)
+    }
+
+    /// The connection with that key, which may be at the place of the hint.
+    #[inline]
+    pub(super) fn find_near(&self, hint: Option<u32>, key: &Key) -> Option<Found<'_>> {
+        if let Some(found) = hint.and_then(|slot| self.live_at(slot))
+            && found.entry.matches(key)
+        {
+            return Some(found);
+        }
+        self.find(key)
     }
 
     /// The connection with that key.
