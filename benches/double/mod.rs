@@ -14,7 +14,7 @@ use portcullis::policy::Policy;
 use portcullis::port::door::Door;
 use portcullis::port::lanes::{FaultBell, Lanes};
 use portcullis::ring::{Layout, features};
-use portcullis::session::RingSetup;
+use portcullis::session::{Enabled, RingSetup};
 
 /// Entries of every ring.
 pub(crate) const RING: u16 = 256;
@@ -143,7 +143,7 @@ impl Double {
                 kick: None,
                 call: None,
                 err: None,
-                enabled: true,
+                enabled: Enabled::Yes,
             };
             lanes.start(index, setup).unwrap();
         }

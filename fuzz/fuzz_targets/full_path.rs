@@ -18,7 +18,7 @@ use portcullis::port::door::Door;
 use portcullis::port::lanes::{FaultBell, Lanes};
 use portcullis::ring::features::*;
 use portcullis::ring::vnet::{self, VnetHeader};
-use portcullis::session::RingSetup;
+use portcullis::session::{Enabled, RingSetup};
 use portcullis_fuzz::frames::{Over, Template};
 use portcullis_fuzz::guest::{Guest, Shape, Step, poke};
 use portcullis_fuzz::victim::{Received, Victim};
@@ -276,7 +276,7 @@ fn run(input: &Input<'_>) {
             kick: None,
             call: None,
             err: None,
-            enabled: true,
+            enabled: Enabled::Yes,
         };
         let _ = switch.lanes[0].start(index, setup);
     }

@@ -8,7 +8,7 @@ use portcullis::memory::{FaultFlag, GuestMemory};
 use portcullis::port::lanes::Lanes;
 use portcullis::ring::vnet::{self, VnetHeader};
 use portcullis::ring::{Layout, Negotiated};
-use portcullis::session::RingSetup;
+use portcullis::session::{Enabled, RingSetup};
 
 use crate::guest::{LOW, map, peek, peek_into, poke};
 
@@ -92,7 +92,7 @@ impl Victim {
                 kick: None,
                 call: None,
                 err: None,
-                enabled: true,
+                enabled: Enabled::Yes,
             };
             lanes.start(ring as u16, setup).expect("a good ring");
         }

@@ -50,7 +50,7 @@ reasons! {
     // The ring and what stands before the frame.
     /// The descriptor chain broke a rule of the ring; its head went back with length 0.
     MalformedChain "malformed-chain" Ingress;
-    /// The guest's TX ring is disabled: frames in it are discarded (vhost-user: SET_VRING_ENABLE).
+    /// The front-end has disabled the guest's TX ring: frames in it are discarded (vhost-user: SET_VRING_ENABLE).
     RingDisabled "ring-disabled" Ingress;
     /// The sender's memory failed while the frame was read.
     SenderFault "sender-fault" Ingress;

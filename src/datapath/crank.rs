@@ -36,7 +36,8 @@ impl Crank {
         }
     }
 
-    /// Visits transmit ring `pair` of `port` once; returns the frames taken, `None` when the ring does not run.
+    /// Visits transmit ring `pair` of `port` once; returns the frames taken, `None` when the ring does not run, or is not enabled
+    /// yet.
     #[inline(never)] // a name that a profile can be taken by
     pub fn turn(&mut self, port: PortId, pair: u16, now: Tick) -> Option<u32> {
         let lanes = self.ports.get(port)?;

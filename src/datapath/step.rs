@@ -27,7 +27,7 @@ use crate::clock::Tick;
 use crate::counters::{DropReason, Tally};
 use crate::fabric::LookupCache;
 use crate::policy::{Context, Desk};
-use crate::port::lanes::{Epoch, Fault, Lanes, TxLane};
+use crate::port::lanes::{Enabled, Epoch, Fault, Lanes, TxLane};
 use crate::ring::ChainBurst;
 
 /// The longest IP packet of a port that was told no MTU.
@@ -164,7 +164,8 @@ impl Step {
         kept: &mut Memory,
         greeted: &mut bool,
     ) -> Visit {
-        if lane.broken.is_some() || lanes.faulted() {
+        // What lies in a ring that nobody has enabled yet stays there; whoever enables it has it visited.
+        if lane.broken.is_some() || lanes.faulted() || lane.enabled == Enabled::NotYet {
             return Visit::Gone;
         }
         if !std::mem::replace(greeted, true) {
@@ -242,7 +243,7 @@ impl Step {
         lanes.counters().events.malformed_chains.add(malformed);
         if memory.faulted() {
             self.slots.refuse_all(DropReason::SenderFault);
-        } else if !lane.enabled {
+        } else if lane.enabled == Enabled::No {
             self.slots.refuse_all(DropReason::RingDisabled);
         }
         let mut court = Court::call(

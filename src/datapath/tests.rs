@@ -15,7 +15,7 @@ use crate::policy::Policy;
 use crate::policy::rule::{Action, Kind, Rule};
 use crate::policy::spec::{GuardSpec, IpSpec, MacSpec, PortPolicy};
 use crate::port::door::Door;
-use crate::port::lanes::{Fault, FaultBell, Lanes, RingSetup};
+use crate::port::lanes::{Enabled, Fault, FaultBell, Lanes, RingSetup};
 use crate::ring::{Layout, features};
 
 mod bursts;
@@ -89,7 +89,7 @@ impl Guest {
                 kick: None,
                 call: None,
                 err: None,
-                enabled: true,
+                enabled: Enabled::Yes,
             };
             lanes.start(index, setup).unwrap();
         }
@@ -178,6 +178,42 @@ fn books(crank: &Crank, index: u16) -> PortSnapshot {
 
 fn turn(crank: &mut Crank, index: u16) -> Option<u32> {
     crank.turn(port(index), 0, Tick::from_secs(1))
+}
+
+/// Not yet enabled is not disabled: see `session::rings`.
+#[test]
+fn what_lies_in_a_ring_waits_until_it_is_enabled_and_is_discarded_while_it_is_disabled() {
+    let (mut crank, mut guests) = switch(&[BASIC; 2]);
+    lanes(&crank, 0).tx(0).unwrap().as_mut().unwrap().enabled = Enabled::NotYet;
+    for number in 0..3 {
+        guests[0].send([0; 12], &frame(mac(1), 0, number));
+    }
+    for _ in 0..2 {
+        assert_eq!(turn(&mut crank, 0), None);
+        assert_eq!(guests[0].tx.used_idx().unwrap(), 0);
+        assert_eq!(books(&crank, 0).ingress.received, 0);
+    }
+    lanes(&crank, 0).enable(1, true);
+    assert_eq!(turn(&mut crank, 0), Some(3));
+    let sent: Vec<_> = (0..3).map(|number| frame(mac(1), 0, number)).collect();
+    let got = guests[1].received();
+    assert!(got.iter().map(|frame| &frame[12..]).eq(sent.iter()));
+
+    lanes(&crank, 0).enable(1, false);
+    guests[0].send([0; 12], &frame(mac(1), 0, 3));
+    assert_eq!(turn(&mut crank, 0), Some(1));
+    assert_eq!(guests[0].tx.used_idx().unwrap(), 4, "given back");
+    let dropped = books(&crank, 0).ingress.dropped;
+    assert_eq!(dropped.get(DropReason::RingDisabled), 1);
+    assert_eq!(guests[1].received().len(), 3);
+    // From the beginning, too, when the front-end says so.
+    lanes(&crank, 0).tx(0).unwrap().as_mut().unwrap().enabled = Enabled::NotYet;
+    guests[0].send([0; 12], &frame(mac(1), 0, 4));
+    assert_eq!(turn(&mut crank, 0), None);
+    lanes(&crank, 0).enable(1, false);
+    assert_eq!(turn(&mut crank, 0), Some(1));
+    let dropped = books(&crank, 0).ingress.dropped;
+    assert_eq!(dropped.get(DropReason::RingDisabled), 2);
 }
 
 /// The last resort, for a bug that nobody knows yet: the step panics in the middle of a receiver, its lock held.

@@ -27,7 +27,7 @@ use super::door::{Door, Note, RingKey};
 use crate::counters::{PortCounters, PortId};
 use crate::memory::{Call, Kick};
 use crate::ring::{Negotiated, RingBroken, RingError, RxRing, TxRing};
-pub(crate) use crate::session::RingSetup; // what `Lanes::start` takes
+pub(crate) use crate::session::{Enabled, RingSetup}; // what `Lanes::start` takes
 
 /// Queue pairs that a port can have (VIRTIO 1.2, 5.1.2: a receive and a transmit queue each).
 pub const MAX_PAIRS: u16 = 8;
@@ -103,7 +103,7 @@ pub struct TxLane {
     pub(crate) err: Option<Arc<Call>>,
     pub(crate) features: u64,
     pub(crate) header_len: usize,
-    pub(crate) enabled: bool,
+    pub(crate) enabled: Enabled,
     pub(crate) polled: bool,
     pub(crate) epoch: Epoch,
     pub(crate) broken: Option<RingBroken>,
@@ -310,10 +310,10 @@ impl Lanes {
                 header_len: negotiated.header_len,
                 broken: None,
                 size: setup.layout.size,
-                enabled: setup.enabled,
+                enabled: setup.enabled == Enabled::Yes,
                 _kick: setup.kick,
             });
-            self.mark_receiving(index / 2, setup.enabled);
+            self.mark_receiving(index / 2, setup.enabled == Enabled::Yes);
             return Ok(());
         }
         let key = RingKey {
@@ -385,8 +385,9 @@ impl Lanes {
             return;
         }
         if let Some(lane) = lock(&pair.tx).as_mut() {
-            lane.enabled = enabled;
+            lane.enabled = enabled.into();
         }
+        // What lay in it until now had its kick long ago.
         self.door.leave(Note::Started(RingKey {
             port: self.id,
             pair: index / 2,
@@ -529,7 +530,7 @@ impl Lanes {
                     index: index + 1,
                     size: lane.size,
                     next: lane.ring.next(),
-                    enabled: lane.enabled,
+                    enabled: lane.enabled == Enabled::Yes,
                     broken: lane.broken,
                 });
             }

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use rustix::event::epoll;
 
-use super::door::{Door, Knock};
+use super::door::{Door, Knock, Note};
 use super::endpoint::Endpoint;
-use super::lanes::{Fault, FaultBell, Lanes};
+use super::lanes::{Enabled, Fault, FaultBell, Lanes};
 use super::port::{Port, PortSetup, Source};
 use super::status::PortState;
 use crate::clock::Tick;
@@ -255,6 +255,57 @@ fn from_waiting_to_running_and_back() {
     );
     assert!(status.rings.is_empty() && room.lanes.rings().is_empty());
     assert_eq!(status.counters.events.connections, 1);
+}
+
+/// Nothing said, disabled, enabled: three states of a transmit ring, and whoever changes one sends the worker there.
+#[test]
+fn a_ring_is_not_yet_enabled_until_its_front_end_says_something() {
+    let room = Room::new();
+    let mut port = room.listen();
+    let mut client = room.client(&mut port);
+    let memory = memfd(MEM);
+    client.negotiate(&mut port, &memory);
+    let at = addr_at(1, USER + DESC, USER + AVAIL, USER + USED);
+    client.tell(&mut port, SET_VRING_NUM, &state(1, 256), &[]);
+    client.tell(&mut port, SET_VRING_ADDR, &at, &[]);
+    client.tell(
+        &mut port,
+        SET_VRING_KICK,
+        &1u64.to_ne_bytes(),
+        &[event().as_fd()],
+    );
+    let stands = |port: &Port| {
+        let enabled = room.lanes.tx(0).unwrap().as_ref().unwrap().enabled;
+        assert_eq!(port.status().rings[0].enabled, enabled == Enabled::Yes);
+        enabled
+    };
+    assert_eq!(port.status().state, PortState::Running);
+    assert_eq!(stands(&port), Enabled::NotYet);
+    let mut notes = Vec::new();
+    for (word, enabled) in [(0, Enabled::No), (1, Enabled::Yes), (0, Enabled::No)] {
+        notes.clear();
+        room.door.collect(&mut notes);
+        notes.clear();
+        client.tell(&mut port, SET_VRING_ENABLE, &state(1, word), &[]);
+        assert_eq!(stands(&port), enabled);
+        room.door.collect(&mut notes);
+        let told = |note: &Note| matches!(note, Note::Started(key) if key.pair == 0);
+        assert!(notes.iter().any(told), "{notes:?}");
+    }
+    // The next connection starts from nothing.
+    drop(client);
+    room.settle(&mut port);
+    let mut client = room.client(&mut port);
+    client.negotiate(&mut port, &memory);
+    client.tell(&mut port, SET_VRING_NUM, &state(1, 256), &[]);
+    client.tell(&mut port, SET_VRING_ADDR, &at, &[]);
+    client.tell(
+        &mut port,
+        SET_VRING_KICK,
+        &1u64.to_ne_bytes(),
+        &[event().as_fd()],
+    );
+    assert_eq!(stands(&port), Enabled::NotYet);
 }
 
 #[test]

@@ -75,6 +75,23 @@ pub type StartError = Box<dyn Error + Send + Sync>;
 /// What came from a front-end and is not needed any more: descriptors, memory. Dropping it may take any time.
 pub type Discarded = Box<dyn Send>;
 
+/// Whether a ring is enabled (vhost-user: "Ring states").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enabled {
+    /// It is.
+    Yes,
+    /// It is not, and the front-end has said so: nothing is supplied to it, and what it transmits is discarded.
+    No,
+    /// Nothing has been said yet: nothing is supplied to it, and what lies in it stays there.
+    NotYet,
+}
+
+impl From<bool> for Enabled {
+    fn from(enabled: bool) -> Self {
+        if enabled { Self::Yes } else { Self::No }
+    }
+}
+
 /// What a ring is started with. Complete and checked, but for the ring's own structures, which
 /// the device checks.
 #[derive(Debug)]
@@ -91,8 +108,8 @@ pub struct RingSetup {
     pub call: Option<Arc<Call>>,
     /// Written by us when the ring broke (vhost-user: SET_VRING_ERR); None: nobody asked for it.
     pub err: Option<Arc<Call>>,
-    /// Whether it is enabled (vhost-user: "Ring states").
-    pub enabled: bool,
+    /// Whether it is enabled.
+    pub enabled: Enabled,
 }
 
 /// What a session drives: the network device behind the protocol. Ring 2k is the receive ring of queue pair k (the guest

@@ -16,7 +16,14 @@
 //!
 //! A started ring is *enabled* or not (vhost-user: "Ring states"). What SET_VRING_ENABLE said last counts, at whatever time
 //! it was said: QEMU says it before SET_FEATURES and never again. When nothing was said, a ring is enabled
-//! unless protocol features were negotiated.
+//! unless protocol features were negotiated; if they were, it is *not yet* enabled.
+//!
+//! Not yet enabled is not disabled. The specification has frames discarded that lie in the transmit ring of a started ring
+//! that is not enabled, so that no guest waits for what was switched off. But cloud-hypervisor and DPDK's virtio-user give
+//! the kick first and enable the ring after it, also when they come back to a switch that was started again, and by then the ring
+//! holds what the guest has sent meanwhile. So a ring that its front-end has not spoken of on this connection keeps
+//! what it holds until it does; rte_vhost leaves such a ring alone, too. A front-end that never speaks of it stalls its own
+//! ring. One that said 0, before the start or after, gets what the specification says.
 //!
 //! The base that SET_VRING_BASE names is written down and answered, but a ring goes on from its used index:
 //! after a reconnection cloud-hypervisor names the *available* index, which would lose every buffer in between.
@@ -25,7 +32,7 @@ use std::sync::Arc;
 
 use super::message::RingAddresses;
 use super::refusal::Refusal;
-use super::{Device, RingSetup};
+use super::{Device, Enabled, RingSetup};
 use crate::memory::{Call, GuestMemory, Kick};
 use crate::ring::Layout;
 
@@ -271,8 +278,12 @@ impl Ring {
         }
     }
 
-    fn is_enabled(&self, ground: &Ground<'_>) -> bool {
-        self.enabled.unwrap_or(!ground.protocol)
+    fn is_enabled(&self, ground: &Ground<'_>) -> Enabled {
+        match self.enabled {
+            Some(enabled) => enabled.into(),
+            None if ground.protocol => Enabled::NotYet,
+            None => Enabled::Yes,
+        }
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Result<(), Refusal> {

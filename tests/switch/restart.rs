@@ -1,10 +1,11 @@
-//! The switch is killed while frames are on their way, at any moment: what was lost is lost, and nothing comes twice.
+//! The switch is killed while frames are on their way, at any moment: what was lost is lost, and nothing comes twice. And what
+//! a ring holds when its front-end comes back is not lost.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use portcullis::guest::{Guest, Shape, VnetHeader};
+use portcullis::guest::{FrontEnd, Guest, Script, Shape, VnetHeader, protocol};
 
-use crate::rig::{BROADCAST, Switch, all, frame, mac, until};
+use crate::rig::{BROADCAST, PATIENCE, Switch, Victims, all, expect, frame, mac, until};
 
 /// A receiver of a numbered stream.
 struct Receiver {
@@ -108,11 +109,76 @@ fn o_1_killed_under_load_nothing_comes_twice() {
         }
     }
     // All that is sent from now on arrives.
-    assert!(sender.drain(crate::rig::PATIENCE).unwrap());
+    assert!(sender.drain(PATIENCE).unwrap());
     let last = send(&mut sender);
     until("the last frame", || {
         b.take();
         (b.last >= last - 2).then_some(())
     });
     assert!(b.got > rounds && c.got > rounds, "{} {}", b.got, c.got);
+}
+
+/// cloud-hypervisor and virtio-user start all rings before they enable the first. What the guest has sent meanwhile waits for
+/// that in its ring, kicked or not; what it sends through a ring that its front-end has disabled is discarded (vhost-user: "Ring
+/// states").
+#[test]
+fn what_a_ring_holds_at_a_reconnect_arrives_however_late_it_is_enabled() {
+    let named = ["1", "2"].map(|n| format!("mac = \"52:54:00:00:00:0{n}\""));
+    let ports = [("late", named[0].as_str()), ("sink", &named[1])];
+    let switch = Switch::start(&[&ports[..], &[("a", ""), ("b", "")]].concat());
+    let mut victims = Victims::plug(&switch, "a", "b");
+    let (mut late, mut sink) = (switch.guest("late", mac(1)), switch.guest("sink", mac(2)));
+    late.disconnect();
+    switch.await_state("late", "waiting");
+    let numbered = |number: u8| frame(mac(2), mac(1), &[number]);
+    for number in 0..20 {
+        late.send(&numbered(number)).unwrap();
+    }
+
+    let mut front_end = FrontEnd::connect(&switch.socket("late"), PATIENCE).unwrap();
+    front_end
+        .negotiate(Script::Modern, late.features(), protocol::REPLY_ACK)
+        .unwrap();
+    let memory = late.memory().clone();
+    front_end.set_features(late.features()).unwrap();
+    front_end.share(&memory).unwrap();
+    let base = late.tx(0).ring().used_idx().unwrap();
+    let ring = late.tx(0).setup(1, base);
+    front_end.set_vring_num(1, ring.layout.size.into()).unwrap();
+    front_end.set_vring_base(1, base.into()).unwrap();
+    front_end.set_vring_addr(&memory, &ring).unwrap();
+    front_end.set_vring_call(1, ring.call).unwrap();
+    front_end.set_vring_kick(1, Some(ring.kick)).unwrap();
+    front_end.sync().unwrap();
+    switch.await_state("late", "running");
+    let kicks = || {
+        let events = &switch.port("late")["counters"]["events"];
+        events["kicks"].as_u64().unwrap()
+    };
+    let before = kicks();
+    late.tx(0).kick_always().unwrap();
+    until("the kick", || (kicks() > before).then_some(()));
+    // So the worker has had its turn with everybody since.
+    victims.talk(10);
+    assert_eq!(late.tx(0).ring().used_idx().unwrap(), base);
+    assert_eq!(switch.books("late").received, 0);
+
+    front_end.set_vring_enable(1, true).unwrap();
+    for number in 0..20 {
+        assert_eq!(expect(&mut sink).bytes, numbered(number));
+    }
+    let books = switch.books("late");
+    assert_eq!((books.forwarded, books.dropped), (20, 0));
+
+    front_end.set_vring_enable(1, false).unwrap();
+    front_end.sync().unwrap();
+    for number in 20..30 {
+        late.send(&numbered(number)).unwrap();
+    }
+    assert!(late.drain(PATIENCE).unwrap(), "they are taken");
+    front_end.set_vring_enable(1, true).unwrap();
+    front_end.sync().unwrap();
+    late.send(&numbered(30)).unwrap();
+    assert_eq!(expect(&mut sink).bytes, numbered(30));
+    assert_eq!(switch.dropped("late", "ring-disabled"), 10);
 }

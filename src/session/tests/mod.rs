@@ -71,7 +71,7 @@ enum Told {
         index: usize,
         size: u16,
         features: u64,
-        enabled: bool,
+        enabled: Enabled,
         kicked: bool,
         called: bool,
     },

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn start(index: usize, enabled: bool) -> Told {
+fn start(index: usize, enabled: Enabled) -> Told {
     Told::Start {
         index,
         size: 256,
@@ -18,7 +18,10 @@ fn a_ring_starts_when_all_was_said_and_stops_when_asked() {
     let mut front = Front::new();
     let _file = front.negotiate();
     front.start_ring(1);
-    assert_eq!(front.told(), [start(1, false), Told::Enable(1, true)]);
+    assert_eq!(
+        front.told(),
+        [start(1, Enabled::NotYet), Told::Enable(1, true)]
+    );
     assert!(front.session.is_running());
     assert_eq!(front.ask(GET_VRING_BASE, PLAIN, &state(1, 0), &[]), 1);
     assert_eq!(front.told(), [Told::Stop(1)]);
@@ -74,7 +77,7 @@ fn p_23_enable_before_features_is_acted_on() {
         index: 1,
         size: 256,
         features: VERSION_1,
-        enabled: true,
+        enabled: Enabled::Yes,
         kicked: true,
         called: false,
     };
@@ -83,7 +86,10 @@ fn p_23_enable_before_features_is_acted_on() {
 
 #[test]
 fn without_protocol_features_a_ring_starts_enabled() {
-    for (features, enabled) in [(VERSION_1, true), (VERSION_1 | PROTOCOL_BIT, false)] {
+    for (features, enabled) in [
+        (VERSION_1, Enabled::Yes),
+        (VERSION_1 | PROTOCOL_BIT, Enabled::NotYet),
+    ] {
         let mut front = Front::new();
         let _file = front.negotiate_with(features, 0);
         front.tell(SET_VRING_CALL, &0u64.to_ne_bytes(), &[event().as_fd()]);
@@ -91,6 +97,26 @@ fn without_protocol_features_a_ring_starts_enabled() {
         front.tell(SET_VRING_NUM, &state(0, 256), &[]);
         front.tell(SET_VRING_ADDR, &addr(0), &[]);
         assert_eq!(front.told(), [start(0, enabled)]);
+    }
+}
+
+/// Who says that a ring is disabled means it, whenever it is said, and until something else is.
+#[test]
+fn a_ring_that_was_disabled_before_its_start_starts_disabled_and_not_merely_unspoken_of() {
+    for features in [VERSION_1, VERSION_1 | PROTOCOL_BIT] {
+        let mut front = Front::new();
+        let _file = front.negotiate_with(features, 0);
+        front.tell(SET_VRING_ENABLE, &state(1, 0), &[]);
+        front.tell(SET_VRING_CALL, &1u64.to_ne_bytes(), &[event().as_fd()]);
+        front.tell(SET_VRING_KICK, &1u64.to_ne_bytes(), &[event().as_fd()]);
+        front.tell(SET_VRING_NUM, &state(1, 256), &[]);
+        front.tell(SET_VRING_ADDR, &addr(1), &[]);
+        assert_eq!(front.told(), [start(1, Enabled::No)]);
+        // The word stands while the ring is stopped.
+        front.ask(GET_VRING_BASE, PLAIN, &state(1, 0), &[]);
+        front.tell(SET_VRING_KICK, &1u64.to_ne_bytes(), &[event().as_fd()]);
+        front.tell(SET_VRING_ADDR, &addr(1), &[]);
+        assert_eq!(front.told(), [Told::Stop(1), start(1, Enabled::No)]);
     }
 }
 
@@ -107,7 +133,7 @@ fn a_ring_needs_no_call_and_no_kick_descriptor_but_a_word_about_the_kick() {
         index: 3,
         size: 256,
         features: VERSION_1,
-        enabled: false,
+        enabled: Enabled::NotYet,
         kicked: false,
         called: false,
     };
@@ -126,7 +152,7 @@ fn p_22_after_get_vring_base_only_a_whole_new_configuration_starts_a_ring() {
     front.tell(SET_VRING_NUM, &state(1, 256), &[]);
     assert_eq!(front.told(), []);
     front.tell(SET_VRING_ADDR, &addr(1), &[]);
-    assert_eq!(front.told(), [start(1, true)]);
+    assert_eq!(front.told(), [start(1, Enabled::Yes)]);
 }
 
 #[test]
@@ -168,7 +194,7 @@ fn p_10_a_change_of_a_running_ring_is_stop_change_start() {
         index: 1,
         size: 128,
         features: VERSION_1,
-        enabled: true,
+        enabled: Enabled::Yes,
         kicked: true,
         called: true,
     };
@@ -220,7 +246,7 @@ fn other_features_restart_what_runs() {
         index,
         size: 256,
         features: 1 << 15,
-        enabled: true,
+        enabled: Enabled::Yes,
         kicked: true,
         called: true,
     };
