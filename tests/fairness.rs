@@ -32,9 +32,13 @@ fn f_5_a_flood_is_paid_for_by_the_copy() {
     }
     // Nobody knows port 1 yet: 64 frames to 63 ports each.
     guests[0].offer(64);
-    assert_eq!(crank.turn(PortId::new(0).unwrap(), 0, Tick::ZERO), Some(64));
+    let (mut taken, mut debt) = (0, 0);
+    while taken < 64 {
+        taken += crank.turn(PortId::new(0).unwrap(), 0, Tick::ZERO).unwrap();
+        debt += crank.rounds_in_debt();
+    }
     assert_eq!(lanes[63].counters().snapshot().egress.delivered, 64);
-    assert!(crank.rounds_in_debt() >= 60, "{}", crank.rounds_in_debt());
+    assert!(debt >= 60, "{debt}");
     // Both ends are known: 64 frames to one port.
     turn(&mut crank, &mut guests, 1, 64);
     turn(&mut crank, &mut guests, 0, 64);

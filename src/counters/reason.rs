@@ -165,6 +165,8 @@ reasons! {
     /// The receiver cannot take the frame whole, others have it already, and the burst was cut into as many segments as
     /// one visit may be for receivers beyond the first.
     CutLimit "cut-limit" Egress;
+    /// Others have the frame already, and as many bytes were copied as one visit may copy for receivers beyond the first.
+    FloodLimit "flood-limit" Egress;
 }
 
 // A `Tally` keeps one bit for each reason.

@@ -4,6 +4,16 @@
 //! spends what its frames, bytes and descriptors came to. A ring that overdrew (one chain may, since a
 //! frame is never cut) waits until its credit is positive again. So a guest of minimum-size frames, one of 64 KiB
 //! frames and one whose chains are a thousand descriptors long get the same share of a worker (F-1, F-6, Q-21).
+//!
+//! What frames cost is known when they were delivered, and a frame to many costs as much as frames to each of them. It is
+//! paid for afterwards, and bounded within the visit besides (F-5):
+//!
+//! - A visit whose floods come to [`FLOODED`] judges no further frame. The others stay in the ring, and are collected again when
+//!   it is the ring's turn. That is looked at between frames: one frame goes to all its receivers in one visit, since
+//!   to go on with it in another would mean to judge it twice, pay for it twice, and perhaps under another policy.
+//! - So that one frame is bounded, too, it goes to no further receivers when [`COPIED`] bytes were copied in its visit. A frame
+//!   of a thousand receivers may be as long as a jumbo frame and meet no bound; a giant of 64 KiB that goes to more than some
+//!   250 ports is lost to the rest of them (`flood-limit`).
 
 use crate::ring::{BURST, Budget};
 
@@ -13,6 +23,14 @@ const FRAMES: i64 = BURST as i64;
 const BYTES: i64 = 128 * 1024;
 /// Descriptors added a round: one chain of the longest kind, or a burst of 16 each.
 const DESCRIPTORS: i64 = 1024;
+
+/// What the floods of one visit may come to, in bytes, before it ends: a tenth of a millisecond or two.
+pub(crate) const FLOODED: u32 = 1024 * 1024;
+/// What it costs to ask whether a receiver may have a frame, and to enter its ring, in bytes of the above.
+pub(crate) const ASKED: u32 = 256;
+/// Bytes copied in one visit from which on a frame goes to no receiver but its first. So a visit copies no more than this and
+/// twice what was collected: to the receiver at which the bound is met, and to those that are the first of a frame.
+pub(crate) const COPIED: u64 = 16 * 1024 * 1024;
 
 /// The credit of one ring.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,6 +1,7 @@
 //! The judgement of a burst: what is asked for, guard, fabric, permit, frame by frame.
 
 use super::Gate;
+use super::budget::{ASKED, FLOODED};
 use super::fanout::{Fanout, Frames};
 use super::generation::Ports;
 use super::offload::{Headers, Offload, Sender};
@@ -14,6 +15,7 @@ use crate::fabric::{Destinations, Ingress, Kind, Standing};
 use crate::frame::{Frame, Mac, Vid};
 use crate::policy::{Admitted, Desk, Judge, Policy, Refusal};
 use crate::port::lanes::Lanes;
+use crate::ring::BURST;
 
 /// What the frames of one burst are judged by.
 pub(super) struct Court<'a> {
@@ -33,6 +35,10 @@ pub(super) struct Court<'a> {
     special: Frames,
     /// Pairs of frames that go to many, judged and refused: each costs its sender a copy.
     pub(super) refused: u32,
+    /// What the floods of this burst came to: see [`FLOODED`].
+    flooded: u32,
+    /// Slots before this one were heard.
+    pub(super) heard: usize,
     /// The present run: see [`Judge::again`].
     run: Option<Running<'a>>,
 }
@@ -68,13 +74,16 @@ impl<'a> Court<'a> {
             now,
             special: Frames::default(),
             refused: 0,
+            flooded: 0,
+            heard: BURST,
             run: None,
         }
     }
 }
 
 impl Court<'_> {
-    /// Judges all frames of a burst and notes where they go. Returns those whose sender is to be answered.
+    /// Judges the frames of a burst and notes where they go: all of them, or those before [`heard`](Self::heard) when they flood
+    /// as much as one visit may. Returns those whose sender is to be answered.
     pub(super) fn sit(&mut self, slots: &mut Slots, fanout: &mut Fanout) -> Frames {
         let mut answers = Frames::default();
         if self.judge.looks_ahead(slots.open().count()) {
@@ -89,6 +98,10 @@ impl Court<'_> {
                 if refusal.answer {
                     answers.insert(index);
                 }
+            }
+            if self.flooded >= FLOODED {
+                self.heard = usize::from(index).saturating_add(1);
+                break;
             }
         }
         slots.mark_special(self.special);
@@ -269,8 +282,10 @@ impl Court<'_> {
             if !self.ports.get(to).is_some_and(|lanes| lanes.is_receiving()) {
                 continue;
             }
+            self.flooded = self.flooded.saturating_add(ASKED);
             match self.judge.permit(admitted, to) {
                 Ok(permit) => {
+                    self.flooded = self.flooded.saturating_add(slot.len);
                     fanout.push(&permit, index);
                     copies = copies.wrapping_add(1); // at most MAX_PORTS
                 }

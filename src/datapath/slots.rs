@@ -125,6 +125,17 @@ impl Slots {
         malformed
     }
 
+    /// Leaves only the first `count` frames in the burst: the others were not judged, and go to nobody.
+    #[cold]
+    pub(crate) fn keep(&mut self, count: usize) {
+        let kept = Frames::first(count);
+        let left = self.all.without(kept);
+        let bytes = left.filter_map(|index| self.get(index).map(|slot| u64::from(slot.len)));
+        let bytes = bytes.sum::<u64>(); // at most BURST frames of FRAME_MAX bytes
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.all = self.all.without(left);
+    }
+
     /// Puts in a burst of one frame of our own making.
     pub(crate) fn put(&mut self, frame: &[u8]) {
         self.begin(1);
@@ -210,6 +221,11 @@ impl Slots {
     #[inline]
     pub(crate) fn is_forwarded(&self, index: u8) -> bool {
         self.forwarded.contains(index)
+    }
+
+    /// Those of `frames` that no receiver has.
+    pub(crate) fn without_forwarded(&self, frames: Frames) -> Frames {
+        frames.without(self.forwarded)
     }
 
     /// One receiver has these frames.

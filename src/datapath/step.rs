@@ -28,7 +28,7 @@ use crate::counters::{DropReason, Tally};
 use crate::fabric::LookupCache;
 use crate::policy::{Context, Desk};
 use crate::port::lanes::{Enabled, Epoch, Fault, Lanes, TxLane};
-use crate::ring::ChainBurst;
+use crate::ring::{ChainBurst, TxRing};
 
 /// The longest IP packet of a port that was told no MTU.
 const NO_MTU: u16 = u16::MAX;
@@ -240,7 +240,6 @@ impl Step {
             chains: &self.chains,
         };
         let malformed = self.slots.take(memory, &self.chains, framing);
-        lanes.counters().events.malformed_chains.add(malformed);
         if memory.faulted() {
             self.slots.refuse_all(DropReason::SenderFault);
         } else if lane.enabled == Enabled::No {
@@ -256,7 +255,16 @@ impl Step {
         );
         let answers = court.sit(&mut self.slots, &mut self.fanout);
         self.egress.charge(court.refused);
+        let heard = court.heard;
         drop(court);
+        let unheard = self.put_back(&mut lane.ring, heard);
+        let malformed = malformed.saturating_sub(unheard);
+        lanes.counters().events.malformed_chains.add(malformed);
+        let memory = lane.ring.memory();
+        let source = Source {
+            memory: Some(memory),
+            chains: &self.chains,
+        };
         let entered = deliver(
             &mut self.egress,
             &mut self.fanout,
@@ -277,6 +285,24 @@ impl Step {
         };
         self.egress.publish(entered, ports);
         u32::try_from(self.chains.chains().len()).unwrap_or(u32::MAX)
+    }
+
+    /// Leaves in the ring what was not heard, so that it is the others' turn: see [`budget`](super::budget). Returns how many
+    /// of it are no chains; they will be found again. That it was collected is not paid back: what ended the visit costs the ring
+    /// more turns.
+    #[inline(always)]
+    fn put_back(&mut self, ring: &mut TxRing, heard: usize) -> u64 {
+        match self.chains.chains().get(heard..) {
+            None | Some([]) => 0,
+            Some(unheard) => {
+                let malformed = unheard.iter().filter(|chain| chain.fault.is_some());
+                let (malformed, count) = (malformed.count(), unheard.len());
+                self.slots.keep(heard);
+                ring.put_back(&mut self.chains, count);
+                self.unbooked = self.chains.chains().len();
+                u64::try_from(malformed).unwrap_or(0)
+            }
+        }
     }
 
     /// Answers frames that were rejected, to their sender. Their own outcome is counted; their slots are free for the

@@ -19,6 +19,7 @@ use crate::port::lanes::{Enabled, Fault, FaultBell, Lanes, RingSetup};
 use crate::ring::{Layout, features};
 
 mod bursts;
+mod floods;
 
 use bursts::{free, list, switch_under, udp};
 

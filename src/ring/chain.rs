@@ -232,6 +232,13 @@ impl ChainBurst {
         self.arena.rewind(0);
     }
 
+    /// Forgets the last `count` chains, or all that there are; says how many that were.
+    pub(super) fn forget_last(&mut self, count: usize) -> usize {
+        let forgotten = count.min(self.count);
+        self.count = self.count.saturating_sub(forgotten);
+        forgotten
+    }
+
     /// Room for more chains, and where to note how many of it were filled.
     #[inline(always)]
     pub(super) fn room(&mut self) -> (&mut [Chain], &mut usize) {

@@ -198,6 +198,16 @@ impl TxRing {
         walk.chain(first, &mut self.hint, &mut burst.arena)
     }
 
+    /// Leaves the last `count` chains of the burst with the driver, as if they had not been collected: they are taken out of
+    /// it, and the next [`collect`](Self::collect) begins with them. Nothing that was read of them is kept but what was
+    /// copied ahead.
+    #[cold]
+    pub fn put_back(&mut self, burst: &mut ChainBurst, count: usize) {
+        let forgotten = burst.forget_last(count.min(self.cursor.in_flight().into()));
+        let forgotten = u16::try_from(forgotten).unwrap_or(0); // at most BURST
+        self.cursor.popped = self.cursor.popped.wrapping_sub(forgotten);
+    }
+
     /// Returns each chain of the burst to the driver, with length 0: we write nothing into a TX chain.
     /// The used index is stored once. A second call for the same burst returns nothing.
     pub fn complete(&mut self, burst: &ChainBurst) {

@@ -210,6 +210,40 @@ fn f_4_a_slow_receiver_gets_what_it_has_room_for_and_holds_up_nobody() {
     });
 }
 
+/// F-5: one burst of broadcasts, more than a visit may copy. The rest is taken without another kick, and everybody gets
+/// everything, in order.
+#[test]
+fn f_5_a_burst_of_broadcasts_takes_several_visits_and_arrives_whole() {
+    const RECEIVERS: u8 = 24;
+    let names: Vec<_> = (0..RECEIVERS).map(|n| format!("r{n}")).collect();
+    let mut ports = vec![("mallory", "")];
+    ports.extend(names.iter().map(|name| (name.as_str(), "")));
+    let switch = Switch::start(&ports);
+    let mut receivers: Vec<_> = names
+        .iter()
+        .zip(100..)
+        .map(|(name, n)| switch.guest(name, mac(n)))
+        .collect();
+    let mut mallory = switch.guest("mallory", mac(66));
+    let numbered = |number: u8| frame(BROADCAST, mac(66), &[number; 1400]);
+    for number in 0..64 {
+        let header = VnetHeader::default();
+        mallory
+            .queue_frame(0, header, &numbered(number), &Shape::Together)
+            .unwrap();
+    }
+    mallory.flush(0).unwrap();
+    for receiver in &mut receivers {
+        for number in 0..64 {
+            assert_eq!(expect(receiver).bytes, numbered(number));
+        }
+    }
+    let books = switch.books("mallory");
+    assert_eq!((books.received, books.forwarded), (64, 64));
+    let kicks = &switch.port("mallory")["counters"]["events"]["kicks"];
+    assert!(kicks.as_u64().unwrap() <= 2, "{kicks}");
+}
+
 /// F-6: frames that cost the most of a policy: ten thousand rules, of which the last one matches, and each frame another flow, so
 /// that nothing is found in a cache.
 #[test]

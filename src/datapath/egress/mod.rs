@@ -24,6 +24,7 @@ mod writer;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, MutexGuard};
 
+use super::budget::COPIED;
 use super::fanout::Frames;
 use super::generation::Ports;
 use super::slot::FRAME_MAX;
@@ -134,10 +135,16 @@ impl Egress {
         &mut self,
         source: Source<'_>,
         slots: &mut Slots,
-        list: Frames,
+        mut list: Frames,
         to: &'a Lanes,
         fabric: &Fabric,
     ) -> Option<Entered<'a>> {
+        if self.copied_bytes >= COPIED {
+            list = self.first_only(slots, list, to);
+        }
+        if list.is_empty() {
+            return None;
+        }
         let receiving = to.receiving();
         if receiving & receiving.wrapping_sub(1) == 0 {
             // When none receives, the first ring's books note the loss.
@@ -147,6 +154,15 @@ impl Egress {
         } else {
             self.spread(source, slots, list, to, receiving, fabric)
         }
+    }
+
+    /// Those of `list` that nobody has yet; the others are refused.
+    #[cold]
+    #[inline(never)]
+    fn first_only(&mut self, slots: &mut Slots, list: Frames, to: &Lanes) -> Frames {
+        let first = slots.without_forwarded(list);
+        self.refuse(slots, list.without(first), to, DropReason::FloodLimit);
+        first
     }
 
     /// A receiver with several queues: a flow stays on one of them, so that it keeps its order.

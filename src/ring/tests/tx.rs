@@ -86,6 +86,65 @@ fn a_burst_comes_out_in_order_and_goes_back_in_order() {
 }
 
 #[test]
+fn chains_that_are_put_back_are_collected_again_and_returned_once() {
+    let kinds = |driver: &Driver, number: u16| {
+        let at = BUFFERS + 2048 * u64::from(number);
+        driver.poke(at, &pattern(72, number.into()));
+        let head = 2 * number;
+        match number % 4 {
+            0 => driver.chain(head, &[(at, 72)], 0),
+            1 => driver.chain(head, &[(at, 12), (at + 12, 60)], 0),
+            2 => driver.table(head, at + 1024, &[(at, 71), (at + 71, 1)], 0),
+            _ => driver.chain(head, &[(at, 72)], WRITE),
+        }
+        head
+    };
+    for base in [0, u16::MAX - 40] {
+        for count in [0, 1, 17, 63, 64, 1000] {
+            let mut driver = Driver::new(256, base);
+            let mut ring = ring(&driver);
+            let mut burst = ChainBurst::new();
+            let heads: Vec<_> = (0..100).map(|number| kinds(&driver, number)).collect();
+            driver.offer(heads.iter().copied());
+            assert_eq!(ring.collect(&mut burst, &mut PLENTY.clone()), Ok(64));
+            ring.put_back(&mut burst, count);
+            let kept = 64 - count.min(64);
+            assert_eq!(burst.chains().len(), kept);
+            ring.complete(&burst);
+            assert_eq!(driver.returned().len(), kept);
+            assert_eq!(ring.next(), base.wrapping_add(kept as u16));
+            assert!(ring.pending());
+            let mut frames = Vec::new();
+            while frames.len() < 100 - kept {
+                frames.extend(round(&driver, &mut ring, &mut burst).unwrap());
+            }
+            assert_eq!(round(&driver, &mut ring, &mut burst).unwrap(), []);
+            let expected = (kept..100).map(|number| match number % 4 {
+                3 => Err(ChainFault::WrongDirection),
+                _ => Ok(pattern(72, number)),
+            });
+            assert!(frames.into_iter().eq(expected));
+            let returned = driver.returned().into_iter().map(|element| element.0);
+            assert!(returned.eq(heads[kept..].iter().map(|head| u32::from(*head))));
+        }
+    }
+}
+
+#[test]
+fn what_was_returned_cannot_be_put_back() {
+    let mut driver = Driver::new(16, 0);
+    let mut ring = ring(&driver);
+    let mut burst = ChainBurst::new();
+    driver.chain(0, &[(BUFFERS, 72)], 0);
+    driver.offer([0]);
+    round(&driver, &mut ring, &mut burst).unwrap();
+    ring.put_back(&mut burst, 1);
+    assert_eq!(ring.next(), 1);
+    assert_eq!(round(&driver, &mut ring, &mut burst).unwrap(), []);
+    assert_eq!(driver.returned(), [(0, 0)]);
+}
+
+#[test]
 fn a_completed_burst_is_not_returned_twice() {
     let mut driver = Driver::new(8, 65_533);
     let mut ring = ring(&driver);
