@@ -21,7 +21,7 @@ use crate::control::{
 };
 use crate::counters::PortId;
 use crate::fabric::Fdb;
-use crate::memory::Metronome;
+use crate::memory::{Metronome, chargeable_bytes};
 use crate::policy::State;
 use crate::policy::guard::GuardState;
 use crate::port::port::{Port, Source};
@@ -118,6 +118,8 @@ impl Switch {
         // A port that has gone since the event was taken is not there any more.
         if let Some(port) = self.ports.get_mut(&id) {
             port.on_ready(source, now);
+            self.memory_bound
+                .look(self.live.spec.ports.len(), chargeable_bytes(), port.name());
             forget(
                 port,
                 &self.live,

@@ -64,6 +64,7 @@ use crate::port::door::Door;
 use crate::port::lanes::{FaultBell, Lanes};
 use crate::port::port::{OpenError, Port};
 use desk::Desk;
+use limits::MemoryBound;
 use plan::Live;
 use quarantine::{Behind, Wards};
 use record::Record;
@@ -213,6 +214,7 @@ pub struct Switch {
     leaving: Vec<Leaving>,
     /// Ports whose guest has gone since the job at the desk began.
     forgotten: Vec<PortId>,
+    memory_bound: MemoryBound,
 }
 
 impl Switch {
@@ -244,7 +246,7 @@ impl Switch {
     ) -> Result<Self, DaemonError> {
         install_fault_handler();
         limits::raise_descriptors();
-        limits::warn_of_memory_bound();
+        let memory_bound = MemoryBound::find(spec.ports.len());
         let failed = |what: &'static str| move |source| DaemonError::System(what, source);
         let clock = Clock::new();
         let live = Live::first(source, spec);
@@ -322,6 +324,7 @@ impl Switch {
             is_unsettled: false,
             leaving: Vec::new(),
             forgotten: Vec::new(),
+            memory_bound,
         })
     }
 

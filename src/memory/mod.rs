@@ -49,6 +49,6 @@ pub use extent::{Extent, RegionHint};
 pub use fault::{FaultCause, FaultFlag, install_fault_handler};
 pub use metronome::Metronome;
 pub use near::Near;
-pub use region::{MapError, Region, RegionSpec, mapped_bytes};
+pub use region::{MapError, Region, RegionSpec, chargeable_bytes, mapped_bytes};
 pub use table::{GuestMemory, Limits, TableError};
 pub use window::{Window, WindowError};

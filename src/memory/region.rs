@@ -28,11 +28,19 @@ const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 static MAPPED: AtomicU64 = AtomicU64::new(0);
+static CHARGEABLE: AtomicU64 = AtomicU64::new(0);
 
 /// Bytes of guest memory mapped now, by all ports.
 #[must_use]
 pub fn mapped_bytes() -> u64 {
     MAPPED.load(Ordering::Relaxed)
+}
+
+/// Of these, bytes in pages that the kernel charges to the control group of whoever touches them first: all but those of
+/// hugetlbfs, which has a pool of its own. Memory that two ports share counts twice.
+#[must_use]
+pub fn chargeable_bytes() -> u64 {
+    CHARGEABLE.load(Ordering::Relaxed)
 }
 
 /// A region as the front-end describes it (vhost-user: "Memory region description"). All in bytes.
@@ -166,24 +174,33 @@ pub enum MapError {
     },
 }
 
-/// A share of `MAPPED`, given back when dropped.
+/// A share of `MAPPED` and `CHARGEABLE`, given back when dropped.
 #[derive(Debug)]
-struct Share(u64);
+struct Share {
+    mapped: u64,
+    chargeable: u64,
+}
 
 impl Share {
-    fn take(bytes: u64) -> Option<Self> {
-        MAPPED
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |mapped| {
-                mapped.checked_add(bytes).filter(|sum| *sum <= MAX_MAPPED)
-            })
-            .ok()
-            .map(|_| Self(bytes))
+    fn take(bytes: u64, is_pooled: bool) -> Option<Self> {
+        let taken = MAPPED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |mapped| {
+            mapped.checked_add(bytes).filter(|sum| *sum <= MAX_MAPPED)
+        });
+        taken.ok()?;
+        let chargeable = if is_pooled { 0 } else { bytes };
+        // No more than MAPPED, and so without wrapping.
+        CHARGEABLE.fetch_add(chargeable, Ordering::Relaxed);
+        Some(Self {
+            mapped: bytes,
+            chargeable,
+        })
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        MAPPED.fetch_sub(self.0, Ordering::Relaxed);
+        CHARGEABLE.fetch_sub(self.chargeable, Ordering::Relaxed);
+        MAPPED.fetch_sub(self.mapped, Ordering::Relaxed);
     }
 }
 
@@ -252,14 +269,14 @@ impl Region {
         fault: &FaultFlag,
     ) -> Result<Arc<Self>, MapError> {
         spec.check()?;
-        let page = judge_file(fd, spec)?;
+        let Pages { page, is_pooled } = judge_file(fd, spec)?;
         // Huge pages are mapped whole: the mapping may start before the region and end after it.
         let lead = spec.file_offset & page.wrapping_sub(1);
         let offset = spec.file_offset.wrapping_sub(lead);
         let wraps = || MapError::Wraps { spec };
         let bytes = spec.size.checked_add(lead).ok_or_else(wraps)?;
         let bytes = bytes.checked_next_multiple_of(page).ok_or_else(wraps)?;
-        let share = Share::take(bytes).ok_or(MapError::TooMuch { spec })?;
+        let share = Share::take(bytes, is_pooled).ok_or(MapError::TooMuch { spec })?;
         let len = usize::try_from(bytes).map_err(|_| MapError::TooMuch { spec })?;
         let lead = usize::try_from(lead).map_err(|_| MapError::TooMuch { spec })?;
 
@@ -290,8 +307,16 @@ impl Region {
     }
 }
 
-/// Checks type, mode, seals and size of the file; returns its page size, a power of two.
-fn judge_file(fd: BorrowedFd<'_>, spec: RegionSpec) -> Result<u64, MapError> {
+/// Of what a file is made.
+struct Pages {
+    /// The size of one in bytes, a power of two.
+    page: u64,
+    /// They come from the pool of hugetlbfs.
+    is_pooled: bool,
+}
+
+/// Checks type, mode, seals and size of the file.
+fn judge_file(fd: BorrowedFd<'_>, spec: RegionSpec) -> Result<Pages, MapError> {
     let system = |call: &'static str| {
         move |errno: rustix::io::Errno| MapError::System {
             spec,
@@ -326,7 +351,8 @@ fn judge_file(fd: BorrowedFd<'_>, spec: RegionSpec) -> Result<u64, MapError> {
     if page < GRAIN || !page.is_power_of_two() {
         return Err(MapError::NotMemory { spec });
     }
-    Ok(page)
+    let is_pooled = magic == HUGETLBFS_MAGIC;
+    Ok(Pages { page, is_pooled })
 }
 
 fn map_file(

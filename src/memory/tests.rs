@@ -525,6 +525,32 @@ fn p_16_a_huge_page_that_is_not_to_be_had_is_a_lost_region() {
     assert_eq!(memory.fault().cause(), Some(FaultCause::MemoryLost));
 }
 
+/// Pages of the pool are charged to nobody: they do not count against a control group's bound.
+#[test]
+fn f_10_huge_pages_are_mapped_and_not_chargeable() {
+    let name = "f_10_huge_pages_are_mapped_and_not_chargeable";
+    let Some(status) = in_a_process(name) else {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        let Ok(huge) = memfd_create("huge", flags) else {
+            eprintln!("this kernel has no huge pages of 2 MiB: not tried");
+            return;
+        };
+        ftruncate(&huge, 2 << 20).unwrap();
+        let fault = FaultFlag::new();
+        let pooled = map(&huge, spec(0, 2 << 20, 0), &fault).unwrap();
+        assert_eq!((mapped_bytes(), chargeable_bytes()), (2 << 20, 0));
+        let plain = map(&memfd(PAGE), spec(0, PAGE, 0), &fault).unwrap();
+        assert_eq!(
+            (mapped_bytes(), chargeable_bytes()),
+            ((2 << 20) + PAGE, PAGE)
+        );
+        drop((pooled, plain));
+        assert_eq!((mapped_bytes(), chargeable_bytes()), (0, 0));
+        return;
+    };
+    assert!(status.success(), "{status}");
+}
+
 #[test]
 fn p_17_files_of_other_file_systems_are_refused() {
     for path in [
@@ -671,6 +697,7 @@ fn p_19_regions_come_and_go_without_a_trace() {
                     .unwrap();
             }
             assert_eq!(mapped_bytes(), memory.bytes());
+            assert_eq!(chargeable_bytes(), memory.bytes());
             assert_eq!(memory.bytes(), Limits::default().regions as u64 * PAGE);
             let extra = map(&fd, spec(1 << 40, PAGE, 0), &fault).unwrap();
             assert!(matches!(
@@ -681,6 +708,7 @@ fn p_19_regions_come_and_go_without_a_trace() {
                 memory = memory.without_region(&place(i)).unwrap();
             }
             assert_eq!((mapped_bytes(), memory.bytes()), (0, 0));
+            assert_eq!(chargeable_bytes(), 0);
         }
         // The allocator may have taken a mapping or two of its own.
         assert!(

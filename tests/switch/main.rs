@@ -10,6 +10,7 @@
 )]
 
 mod aside;
+mod bound;
 mod closing;
 mod fair;
 mod forwarding;

@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use portcullis::guest::{Builder, Guest, Received, Shape, VnetHeader};
@@ -67,6 +67,8 @@ pub struct Books {
 pub struct Switch {
     dir: TempDir,
     child: Option<Child>,
+    /// The control group that it runs in, if not that of the test.
+    group: Option<PathBuf>,
 }
 
 impl Switch {
@@ -78,8 +80,14 @@ impl Switch {
 
     /// The same with lines for `[switch]`.
     pub fn with(lines: &str, ports: &[(&str, &str)]) -> Self {
+        Self::within(None, lines, ports)
+    }
+
+    /// The same in the control group of this directory.
+    pub fn within(group: Option<PathBuf>, lines: &str, ports: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("pc").tempdir().unwrap();
-        let mut switch = Self { dir, child: None };
+        let child = None;
+        let mut switch = Self { dir, child, group };
         std::fs::write(switch.file(), switch.text(lines, ports)).unwrap();
         switch.run();
         switch
@@ -153,7 +161,17 @@ impl Switch {
             .append(true)
             .open(self.dir.path().join("log"))
             .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        let program = env!("CARGO_BIN_EXE_portcullis");
+        let mut command = match &self.group {
+            None => Command::new(program),
+            Some(group) => {
+                let mut command = Command::new("sh");
+                let enter = "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"";
+                command.args(["-c", enter]).arg(group).arg(program);
+                command
+            }
+        };
+        let child = command
             .arg("run")
             .arg(self.dir.path().join("lan.toml"))
             .env("NOTIFY_SOCKET", &notify)
@@ -211,9 +229,12 @@ impl Switch {
 
     /// Whether the process is still there.
     pub fn is_alive(&mut self) -> bool {
-        self.child
-            .as_mut()
-            .is_some_and(|child| child.try_wait().unwrap().is_none())
+        self.child.is_some() && self.ended().is_none()
+    }
+
+    /// How the process ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().unwrap()
     }
 
     /// Plugs in a guest of any kind.
