@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::clock::{Clock, Tick};
-use crate::config::SwitchSpec;
+use crate::config::{PortSpec, SwitchSpec};
 use crate::control::{FdbReport, MacReport, PortReport, Rates, SwitchReport, WorkerReport};
 use crate::counters::{PortId, PortSnapshot};
 use crate::datapath::{WorkerStatus, Workers};
 use crate::fabric::{Fdb, FdbEntry, VidSet, VlanMembership};
-use crate::policy::spec::LimitSpec;
+use crate::policy::spec::Rate;
 use crate::port::port::Port;
 
 use super::plan::Live;
@@ -119,7 +119,7 @@ impl Record {
                 .unwrap_or_default(),
             switched_off: spec.switched_off().into_iter().map(str::to_owned).collect(),
             lists: spec.lists.clone(),
-            limits: limits(&spec.limits),
+            limits: limits(spec),
             connections: (state.tracker().usage(id).flows, spec.quota.connections),
             quarantine: wards.told(live, &spec.name),
         });
@@ -185,7 +185,14 @@ fn address(entry: &FdbEntry) -> String {
 }
 
 /// The limits that are set, in words.
-fn limits(spec: &LimitSpec) -> Vec<String> {
+fn limits(port: &PortSpec) -> Vec<String> {
+    let spec = &port.limits;
+    // The guard asks for these, where it has anything to ask.
+    let membership = if port.guard.is_open() {
+        Rate::default()
+    } else {
+        spec.membership
+    };
     let all = [
         ("sends", "bit/s", spec.send_bits),
         ("sends", "frames/s", spec.send_frames),
@@ -194,10 +201,12 @@ fn limits(spec: &LimitSpec) -> Vec<String> {
         ("sends", "broadcasts/s", spec.broadcast),
         ("sends", "multicasts/s", spec.multicast),
         ("sends", "frames/s to unknown stations", spec.unknown),
+        ("sends", "IGMP and MLD packets/s", membership),
     ];
     let set = all.iter().filter(|(_, _, rate)| rate.per_second != 0);
-    set.map(|(way, unit, rate)| format!("{way} {} {unit}", rate.per_second))
-        .collect()
+    let rates = set.map(|(way, unit, rate)| format!("{way} {} {unit}", rate.per_second));
+    let groups = (spec.groups != 0).then(|| format!("sends to {} groups a minute", spec.groups));
+    rates.chain(groups).collect()
 }
 
 /// `10`, or `trunk 10,20-29 native 10`.
@@ -231,6 +240,37 @@ fn ranges(set: &VidSet) -> String {
 mod tests {
     use super::*;
     use crate::frame::Vid;
+
+    #[test]
+    fn every_limit_in_force_is_said() {
+        let limits = |lines: &str| {
+            let text = format!("[port.web]\nsocket = \"/w\"\n{lines}\n");
+            let spec = crate::config::from_text(None, &text, &crate::config::Overrides::default());
+            super::limits(&spec.unwrap().ports[0])
+        };
+        let usual = "sends 100 IGMP and MLD packets/s";
+        assert_eq!(limits(""), [usual, "sends to 512 groups a minute"]);
+        assert_eq!(limits("uplink = true"), [""; 0]);
+        // Of a port without port security no membership is asked, and of groups it is.
+        let open = "spoofing = \"allow\"\ndhcp_server = true\nrouter = true\nlink_protocols = true";
+        assert_eq!(limits(open), ["sends to 512 groups a minute"]);
+        let said = "limits = { send = \"1Mbit/s\", send_frames = \"2/s\", receive = \"3Mbit/s\", receive_frames = \"4/s\", \
+                    broadcast = \"5/s\", multicast = \"6/s\", unknown = \"7/s\", membership = \"8/s\", multicast_groups = 9 }";
+        assert_eq!(
+            limits(said),
+            [
+                "sends 1000000 bit/s",
+                "sends 2 frames/s",
+                "receives 3000000 bit/s",
+                "receives 4 frames/s",
+                "sends 5 broadcasts/s",
+                "sends 6 multicasts/s",
+                "sends 7 frames/s to unknown stations",
+                "sends 8 IGMP and MLD packets/s",
+                "sends to 9 groups a minute",
+            ]
+        );
+    }
 
     #[test]
     fn segments_are_said_in_the_configuration_s_words() {

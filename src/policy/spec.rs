@@ -107,6 +107,21 @@ pub struct GuardSpec {
 }
 
 impl GuardSpec {
+    /// Whether it has nothing to refuse.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let May {
+            dhcp_server,
+            router,
+            link_protocols,
+        } = self.may;
+        self.mac == MacSpec::Any
+            && self.ip == IpSpec::Any
+            && dhcp_server
+            && router
+            && link_protocols
+    }
+
     /// One that has nothing to refuse: an uplink's, and that of a port with `spoofing = "allow"` that may be everything.
     pub fn open() -> Self {
         Self {

@@ -113,16 +113,6 @@ impl Guard {
             },
             IpSpec::Dhcp => IpRule::Dhcp,
         };
-        let May {
-            dhcp_server,
-            router,
-            link_protocols,
-        } = spec.may;
-        let is_open = matches!(mac, MacRule::Any)
-            && matches!(ip, IpRule::Any)
-            && dhcp_server
-            && router
-            && link_protocols;
         Self {
             max_leases: match ip {
                 IpRule::Dhcp => spec.max_leases.min(MAX_LEASES),
@@ -134,7 +124,7 @@ impl Guard {
             pace: 1_000_000_000u64
                 .checked_div(spec.addressing_per_second.into())
                 .unwrap_or(0),
-            is_open,
+            is_open: spec.is_open(),
         }
     }
 
