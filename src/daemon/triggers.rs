@@ -79,13 +79,20 @@ impl Triggers {
             if ended {
                 state.forget_ends_refused(id);
             }
-            tripped.extend(why.map(|what| Tripped {
-                request: QuarantineRequest {
-                    port: port.name.clone(),
-                    helpers: port.triggers.helpers.clone(),
-                    allow: port.triggers.allow.clone(),
-                },
-                by: format!("trigger: {what}"),
+            // `[defaults]` may name it as everybody's.
+            let helpers = port.triggers.helpers.iter();
+            tripped.extend(why.map(|what| {
+                Tripped {
+                    request: QuarantineRequest {
+                        port: port.name.clone(),
+                        helpers: helpers
+                            .filter(|name| **name != port.name)
+                            .cloned()
+                            .collect(),
+                        allow: port.triggers.allow.clone(),
+                    },
+                    by: format!("trigger: {what}"),
+                }
             }));
         }
         tripped
