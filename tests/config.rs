@@ -44,7 +44,10 @@ fn keys() -> BTreeMap<&'static str, Vec<String>> {
             "rule",
             format!("[acl.x]\noutbound = [{{ allow = \"tcp\", {wrong} }}]\n"),
         ),
-        ("[set.NAME]", format!("[set.s]\nmembers = []\n{wrong}\n")),
+        (
+            "[set.NAME]",
+            format!("[set.s]\nmembers = \"10.0.0.1\"\n{wrong}\n"),
+        ),
         ("[[assert]]", format!("[[assert]]\n{wrong}\n")),
     ];
     let mut keys = BTreeMap::new();
@@ -94,6 +97,49 @@ fn the_reference_names_every_key() {
             assert!(named, "{section}: {key}");
         }
     }
+}
+
+/// The reference gives the bounds of every number, as whoever goes past them is told.
+#[test]
+fn the_reference_names_the_bounds_of_numbers() {
+    let text = std::fs::read_to_string(examples().join("../docs/configuration.md")).unwrap();
+    let (mut told, mut missing) = (0, Vec::new());
+    for (section, keys) in keys() {
+        let (title, socket) = match section {
+            "timeouts" => ("[conntrack.timeouts]", ""),
+            "limits" => ("[port.a.limits]", ""),
+            "[port.NAME]" => ("[port.b]", "socket = \"/b\""),
+            "[switch]" | "[fdb]" | "[conntrack]" | "[defaults]" => (section, ""),
+            _ => continue,
+        };
+        for key in keys {
+            let number = format!("{title}\n{socket}\n{key} = 99999999999\n");
+            let whole = format!("[port.a]\nsocket = \"/a\"\n{number}");
+            let Err(error) = from_text(None, &whole, &Overrides::default()) else {
+                continue;
+            };
+            let error = error.to_string();
+            let Some((_, bounds)) = error.split_once("choose a whole number from ") else {
+                continue;
+            };
+            let mut lines = text.lines();
+            let is_told = lines.any(|line| {
+                let is_its_own = match section {
+                    "timeouts" => line.starts_with("`[conntrack.timeouts]`"),
+                    _ => line.starts_with("| ") && line.contains(&format!("`{key}`")),
+                };
+                // A key may have a bound that another key gives.
+                is_its_own && (line.contains(bounds) || line.contains("1 to `"))
+            });
+            if is_told {
+                told += 1;
+            } else {
+                missing.push(format!("{section}: {key}: {bounds}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(told > 15, "{told}");
 }
 
 /// The tiers are told by groups, and everything else is closed.

@@ -129,7 +129,8 @@ fn read_parties(reader: &mut Reader<'_>, key: &'static str, names: &Names) -> Ve
     parties
 }
 
-/// The same as conditions. A set without members is somebody whom no packet comes from, not the absence of a condition.
+/// The same as conditions. A set without members, which was refused, is somebody whom no packet comes from, not the absence of a
+/// condition.
 fn whos(parties: Vec<(Party, Place)>) -> Vec<Who> {
     let mut whos = Vec::new();
     for (party, _) in parties {
@@ -241,7 +242,7 @@ fn read_flags(reader: &mut Reader<'_>, kind: Kind) -> Option<Flags> {
 /// States of `state`; `"any"` stands for all of them.
 fn read_states(reader: &mut Reader<'_>, kind: Kind) -> Vec<State> {
     let key = "state";
-    let Some((items, place)) = reader.list(key) else {
+    let Some((items, place)) = reader.filled_list(key) else {
         return Vec::new();
     };
     let names: Vec<&str> = STATES
@@ -249,10 +250,6 @@ fn read_states(reader: &mut Reader<'_>, kind: Kind) -> Vec<State> {
         .map(|(name, _)| *name)
         .chain(["any"])
         .collect();
-    if items.is_empty() {
-        let remedy = "name at least one, or leave the key out";
-        reader.fault(place.clone(), key, "is an empty list".to_owned(), remedy);
-    }
     let mut states = Vec::new();
     for item in items {
         if item.is_word("any") {

@@ -8,7 +8,6 @@ use super::spec::{MAX_SOCKET_PATH, PortSpec};
 use super::validate::Switch;
 use super::{Fault, Place};
 use crate::counters::MAX_PORTS;
-use crate::fabric::FdbLimits;
 use crate::frame::Mac;
 
 pub(super) fn check_count(ports: &[PortSpec], whole: &Place, faults: &mut Vec<Fault>) {
@@ -71,21 +70,6 @@ pub(super) fn check_between(ports: &[PortSpec], faults: &mut Vec<Fault>) {
                 refuse(": mac", problem, "an address belongs to one port");
             }
         }
-    }
-}
-
-/// No port may learn more addresses than the forwarding table lets any of them.
-pub(super) fn check_caps(ports: &[PortSpec], fdb: &FdbLimits, faults: &mut Vec<Fault>) {
-    for port in ports {
-        let Some(most) = port.max_macs.filter(|most| *most > fdb.per_port) else {
-            continue;
-        };
-        faults.push(Fault {
-            place: port.origin.clone(),
-            subject: format!("port {:?}: max_macs", port.name),
-            problem: format!("{most} addresses, and [fdb] per_port is {}", fdb.per_port),
-            remedy: "raise per_port or choose fewer".to_owned(),
-        });
     }
 }
 

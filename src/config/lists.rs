@@ -146,6 +146,11 @@ impl Lists {
         bound
     }
 
+    /// Whether there is such a list, ready-made ones aside.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     /// All of them, each as a list of its own.
     pub(super) fn all(&self) -> BTreeMap<String, RuleList> {
         let rules = |rules: &Option<Vec<Rule>>| rules.as_deref().unwrap_or_default().into();

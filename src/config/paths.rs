@@ -73,13 +73,18 @@ pub fn check_paths(spec: &SwitchSpec) -> Result<(), ConfigError> {
         }
     }
     for port in &spec.ports {
-        if let Err(problem) = port.access.ids() {
-            faults.push(Fault {
-                place: port.origin.clone(),
-                subject: format!("port {:?}: socket_owner, socket_group", port.name),
+        let owner = (port.access.owner_id().err(), &port.owner_origin);
+        let group = (port.access.group_id().err(), &port.group_origin);
+        for (key, what, (problem, place)) in [
+            ("socket_owner", "user", owner),
+            ("socket_group", "group", group),
+        ] {
+            faults.extend(problem.map(|problem| Fault {
+                place: place.as_ref().unwrap_or(&port.origin).clone(),
+                subject: format!("port {:?}: {key}", port.name),
                 problem,
-                remedy: "name a user and group of this system".to_owned(),
-            });
+                remedy: format!("name a {what} of this system"),
+            }));
         }
     }
     if faults.is_empty() {

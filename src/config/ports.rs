@@ -8,6 +8,8 @@ use super::reader::Reader;
 use super::security::{MAC_RULE, parse_mac};
 use super::shared::Shared;
 use super::spec::PortSpec;
+use super::triggers::Triggers;
+use super::who::Names;
 use super::{Fault, NAME_RULE, Place, socket_path, valid_name};
 use crate::fabric::{FdbLimits, Mode};
 use crate::frame::Mac;
@@ -43,6 +45,8 @@ pub(super) struct Under {
     pub(super) groups: HashMap<String, Shared>,
     /// `[conntrack]`.
     pub(super) quota: ConnectionQuota,
+    /// `[fdb] per_port`.
+    pub(super) macs_per_port: u32,
 }
 
 impl Draft {
@@ -97,6 +101,7 @@ impl Draft {
     pub(super) fn resolve(
         self,
         under: &Under,
+        names: &Names,
         lists: &mut Lists,
         faults: &mut Vec<Fault>,
     ) -> Option<PortSpec> {
@@ -110,6 +115,10 @@ impl Draft {
         shared = shared.or(&under.switch);
         let bound = lists.bind(&self.name, &self.place, self.uplink, &mut shared, faults);
         let connections = shared.connections;
+        check_cap(&self.name, shared.max_macs.as_ref(), under, faults);
+        if let Some(triggers) = &shared.triggers {
+            triggers.check(&self.name, names, lists, faults);
+        }
         let (endpoint, origin) = self.endpoint?;
         Some(PortSpec {
             guard: shared.security.guard(&self.macs, self.uplink),
@@ -126,13 +135,29 @@ impl Draft {
             outbound: bound.outbound,
             inbound: bound.inbound,
             limits: shared.limits.spec(self.uplink),
-            triggers: shared.triggers.unwrap_or_default(),
+            triggers: shared.triggers.map(Triggers::spec).unwrap_or_default(),
             quota: connections.quota(&under.quota),
-            max_macs: shared.max_macs,
+            max_macs: shared.max_macs.map(|(most, _)| most),
             access: shared.access.spec(),
+            owner_origin: shared.access.owner.map(|(_, place)| place),
+            group_origin: shared.access.group.map(|(_, place)| place),
             origin,
         })
     }
+}
+
+/// No port may learn more addresses than the forwarding table lets any of them.
+fn check_cap(port: &str, said: Option<&(u32, Place)>, under: &Under, faults: &mut Vec<Fault>) {
+    let bound = under.macs_per_port;
+    let Some((most, place)) = said.filter(|(most, _)| *most > bound) else {
+        return;
+    };
+    faults.push(Fault {
+        place: place.clone(),
+        subject: format!("port {port:?}: max_macs"),
+        problem: format!("{most} addresses, and [fdb] per_port is {bound}"),
+        remedy: "raise per_port or choose fewer".to_owned(),
+    });
 }
 
 /// `[defaults]`.
@@ -195,7 +220,7 @@ fn read_groups(reader: &mut Reader<'_>) -> Vec<String> {
 
 fn read_macs(reader: &mut Reader<'_>, fdb: &FdbLimits) -> Vec<Mac> {
     let mut macs = Vec::new();
-    let Some((items, place)) = reader.list("mac") else {
+    let Some((items, place)) = reader.filled_list("mac") else {
         return macs;
     };
     for item in items {

@@ -188,13 +188,9 @@ impl<'f> Reader<'f> {
         key: &'static str,
         range: RangeInclusive<u16>,
     ) -> Vec<RangeInclusive<u16>> {
-        let Some((items, place)) = self.list(key) else {
+        let Some((items, _)) = self.filled_list(key) else {
             return Vec::new();
         };
-        if items.is_empty() {
-            let remedy = "name at least one, or leave the key out";
-            self.fault(place, key, "is an empty list".to_owned(), remedy);
-        }
         let ranges = items.into_iter();
         ranges
             .filter_map(|item| self.range_of(key, item, range.clone()))
@@ -265,6 +261,16 @@ impl<'f> Reader<'f> {
                 place,
             )),
         }
+    }
+
+    /// The same where an empty list could be taken for what it is not, and is refused.
+    pub(super) fn filled_list(&mut self, key: &'static str) -> Option<(Vec<Item>, Place)> {
+        let (items, place) = self.list(key)?;
+        if items.is_empty() {
+            let remedy = "name at least one, or leave the key out";
+            self.fault(place.clone(), key, "is an empty list".to_owned(), remedy);
+        }
+        Some((items, place))
     }
 
     /// A string in a list.

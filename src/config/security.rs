@@ -134,7 +134,7 @@ impl Security {
 }
 
 fn read_ip(reader: &mut Reader<'_>) -> Option<(IpSpec, Place)> {
-    let (items, place) = reader.list("ip")?;
+    let (items, place) = reader.filled_list("ip")?;
     if let [
         Item {
             value: Value::Text(word) | Value::Word(word),
@@ -153,7 +153,7 @@ fn read_ip(reader: &mut Reader<'_>) -> Option<(IpSpec, Place)> {
 }
 
 fn read_link_local(reader: &mut Reader<'_>) -> Option<(Vec<IpNet>, Place)> {
-    let (items, place) = reader.list("link_local")?;
+    let (items, place) = reader.filled_list("link_local")?;
     let prefixes = read_prefixes(reader, "link_local", items, &place, LINK_LOCAL_RULE);
     let range = IpNet::V6(LINK_LOCAL);
     if let Some(other) = prefixes.iter().find(|prefix| !range.contains(*prefix)) {
@@ -174,15 +174,6 @@ fn read_prefixes(
     place: &Place,
     remedy: &str,
 ) -> Vec<IpNet> {
-    if items.is_empty() {
-        let problem = "is an empty list".to_owned();
-        reader.fault(
-            place.clone(),
-            key,
-            problem,
-            "name at least one, or leave the key out",
-        );
-    }
     if items.len() > MAX_PREFIXES {
         let problem = format!("{} prefixes", items.len());
         reader.fault(place.clone(), key, problem, "a port has 1024 at most");

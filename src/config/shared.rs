@@ -6,8 +6,9 @@
 use super::limits::{Connections, Limits};
 use super::reader::Reader;
 use super::security::Security;
-use super::spec::{MAX_MTU, MAX_QUEUES, MIN_MTU, TriggerSpec};
-use super::{MODES, NAME_RULE, Place, narrow, triggers, valid_name};
+use super::spec::{MAX_MTU, MAX_QUEUES, MIN_MTU};
+use super::triggers::Triggers;
+use super::{MODES, NAME_RULE, Place, narrow, valid_name};
 use crate::fabric::{Mode, VidSet, VlanMembership};
 use crate::frame::{Mac, Vid};
 use crate::port::socket;
@@ -34,9 +35,9 @@ pub(super) struct Shared {
     pub(super) lists: Vec<Binding>,
     pub(super) parameters: Parameters,
     pub(super) limits: Limits,
-    pub(super) triggers: Option<TriggerSpec>,
+    pub(super) triggers: Option<Triggers>,
     pub(super) connections: Connections,
-    pub(super) max_macs: Option<u32>,
+    pub(super) max_macs: Option<(u32, Place)>,
     pub(super) access: Access,
 }
 
@@ -53,8 +54,8 @@ pub(super) struct Parameters {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Access {
     mode: Option<u32>,
-    owner: Option<String>,
-    group: Option<String>,
+    pub(super) owner: Option<(String, Place)>,
+    pub(super) group: Option<(String, Place)>,
 }
 
 impl Shared {
@@ -69,11 +70,9 @@ impl Shared {
             lists: read_lists(reader),
             parameters: Parameters::read(reader),
             limits: Limits::read(reader),
-            triggers: triggers::read(reader),
+            triggers: Triggers::read(reader),
             connections: Connections::read(reader, "connections"),
-            max_macs: reader
-                .number("max_macs", 1..=super::MAX_FDB)
-                .map(|(most, _)| most),
+            max_macs: reader.number("max_macs", 1..=super::MAX_FDB),
             access: Access::read(reader),
         }
     }
@@ -96,7 +95,7 @@ impl Shared {
             limits: self.limits.or(&below.limits),
             triggers: self.triggers.or_else(|| below.triggers.clone()),
             connections: self.connections.or(&below.connections),
-            max_macs: self.max_macs.or(below.max_macs),
+            max_macs: self.max_macs.or_else(|| below.max_macs.clone()),
             access: self.access.or(&below.access),
         }
     }
@@ -107,7 +106,7 @@ impl Parameters {
         let remedy = "give the gateway's MAC address, such as 52:54:00:12:34:56";
         let mut gateways = Vec::new();
         for item in reader
-            .list("gateway_mac")
+            .filled_list("gateway_mac")
             .map_or(Vec::new(), |(items, _)| items)
         {
             let Some((text, place)) = reader.text_of("gateway_mac", item, remedy) else {
@@ -121,7 +120,7 @@ impl Parameters {
         let remedy = "give the addresses of the DHCP servers, such as [\"10.0.0.1\"]";
         let mut dhcp_servers = Vec::new();
         for item in reader
-            .list("dhcp_servers")
+            .filled_list("dhcp_servers")
             .map_or(Vec::new(), |(items, _)| items)
         {
             let Some((text, place)) = reader.text_of("dhcp_servers", item, remedy) else {
@@ -197,9 +196,10 @@ impl Access {
             let (name, place) = reader.text(key, OWNER_RULE)?;
             let is_name = name.len() <= 256 && !name.contains(['\0', ':', '\n', '/', ' ']);
             if !is_name {
-                reader.fault(place, key, format!("{name:?} is not a name"), OWNER_RULE);
+                let problem = format!("{name:?} is not a name");
+                reader.fault(place.clone(), key, problem, OWNER_RULE);
             }
-            Some(name)
+            Some((name, place))
         };
         Self {
             mode,
@@ -220,14 +220,14 @@ impl Access {
         let default = socket::Access::default();
         socket::Access {
             mode: self.mode.unwrap_or(default.mode),
-            owner: self.owner.clone(),
-            group: self.group.clone(),
+            owner: self.owner.as_ref().map(|(name, _)| name.clone()),
+            group: self.group.as_ref().map(|(name, _)| name.clone()),
         }
     }
 }
 
 fn read_lists(reader: &mut Reader<'_>) -> Vec<Binding> {
-    let Some((items, place)) = reader.list("acl") else {
+    let Some((items, place)) = reader.filled_list("acl") else {
         return Vec::new();
     };
     if items.len() > MAX_LISTS {

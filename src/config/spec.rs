@@ -120,6 +120,10 @@ pub struct PortSpec {
     pub max_macs: Option<u32>,
     /// Who may open its socket.
     pub access: Access,
+    /// Where that owner was named, if one was.
+    pub owner_origin: Option<Place>,
+    /// Where that group was named, if one was.
+    pub group_origin: Option<Place>,
     /// Where the socket was named.
     pub origin: Place,
 }

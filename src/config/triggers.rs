@@ -1,9 +1,11 @@
 //! `quarantine` of a port: what puts it aside by itself, and whom it may reach then.
 
+use super::lists::Lists;
 use super::raw::Section;
 use super::reader::Reader;
-use super::spec::{PortSpec, Threshold, TriggerSpec};
-use super::{Fault, NAME_RULE, valid_name};
+use super::spec::{Threshold, TriggerSpec};
+use super::who::Names;
+use super::{Fault, NAME_RULE, Place, valid_name};
 use crate::counters::{DropReason, Side};
 use crate::policy::scan;
 
@@ -14,25 +16,83 @@ const MAX_HELPERS: usize = 64;
 const TABLE_RULE: &str = "write quarantine = { drops = { arp-spoofed = \"100 in 10s\" } }, or a section [port.NAME.quarantine]";
 const DROPS_RULE: &str = "write drops = { arp-spoofed = \"100 in 10s\" }";
 
-/// What the table says; it is heard as a whole, so that `{}` is a port without triggers.
-pub(super) fn read(reader: &mut Reader<'_>) -> Option<TriggerSpec> {
-    let section = reader.section("quarantine", TABLE_RULE)?;
-    let mut reader = reader.within(section);
-    let drops = reader.section("drops", DROPS_RULE);
-    let spec = TriggerSpec {
-        drops: drops.map_or_else(Vec::new, |section| read_drops(&mut reader, section)),
-        scan: read_threshold(&mut reader, "scan", scan::MOST),
-        allow: reader.text("allow", NAME_RULE).map(|(name, _)| name),
-        helpers: read_helpers(&mut reader),
-    };
-    if spec.allow.is_some() && !spec.helpers.is_empty() {
-        let remedy = "name a list that says whom it may reach, or helpers: keep one of the two";
-        let place = reader.place();
-        let problem = "stands beside helpers".to_owned();
-        reader.fault(place, "allow", problem, remedy);
+/// What the table says, and where; it is heard as a whole, so that `{}` is a port without triggers.
+#[derive(Debug, Clone)]
+pub(super) struct Triggers {
+    drops: Vec<(DropReason, Threshold)>,
+    scan: Option<Threshold>,
+    allow: Option<(String, Place)>,
+    helpers: Vec<(String, Place)>,
+}
+
+impl Triggers {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let section = reader.section("quarantine", TABLE_RULE)?;
+        let mut reader = reader.within(section);
+        let before = reader.faults();
+        let drops = reader.section("drops", DROPS_RULE);
+        let triggers = Self {
+            drops: drops.map_or_else(Vec::new, |section| read_drops(&mut reader, section)),
+            scan: read_threshold(&mut reader, "scan", scan::MOST),
+            allow: reader.text("allow", NAME_RULE),
+            helpers: read_helpers(&mut reader),
+        };
+        let first = triggers.helpers.first();
+        if let (Some((_, place)), Some(_)) = (&triggers.allow, first) {
+            let remedy = "name a list that says whom it may reach, or helpers: keep one of the two";
+            let problem = "stands beside helpers".to_owned();
+            reader.fault(place.clone(), "allow", problem, remedy);
+        }
+        // What was refused may have been one.
+        let is_any = !triggers.drops.is_empty() || triggers.scan.is_some();
+        if !is_any && reader.faults() == before {
+            let said = [("allow", triggers.allow.as_ref()), ("helpers", first)];
+            for (key, place) in said
+                .into_iter()
+                .filter_map(|(key, said)| Some((key, &said?.1)))
+            {
+                let problem = "is for what puts the port aside, and nothing here does".to_owned();
+                let remedy = "add drops or scan; `portcullis quarantine` is told helpers or a list by itself";
+                reader.fault(place.clone(), key, problem, remedy);
+            }
+        }
+        reader.finish();
+        Some(triggers)
     }
-    reader.finish();
-    Some(spec)
+
+    /// Whom a port may reach in quarantine has to be there.
+    pub(super) fn check(&self, port: &str, names: &Names, lists: &Lists, faults: &mut Vec<Fault>) {
+        let mut refuse = |place: &Place, key: &str, problem: String, remedy: &str| {
+            faults.push(Fault {
+                place: place.clone(),
+                subject: format!("port {port:?}: quarantine: {key}"),
+                problem,
+                remedy: remedy.to_owned(),
+            });
+        };
+        for (helper, place) in &self.helpers {
+            if !names.is_anybody(helper) {
+                let problem = format!("no port or group is called {helper:?}");
+                let remedy = "name a port, or a group that a port is in";
+                refuse(place, "helpers", problem, remedy);
+            }
+        }
+        if let Some((list, place)) = self.allow.as_ref().filter(|(list, _)| !lists.has(list)) {
+            let problem = format!("there is no list {list:?}");
+            let remedy = "name a list that stands as [acl.NAME]";
+            refuse(place, "allow", problem, remedy);
+        }
+    }
+
+    /// The same without places.
+    pub(super) fn spec(self) -> TriggerSpec {
+        TriggerSpec {
+            drops: self.drops,
+            scan: self.scan,
+            allow: self.allow.map(|(name, _)| name),
+            helpers: self.helpers.into_iter().map(|(name, _)| name).collect(),
+        }
+    }
 }
 
 fn read_drops(reader: &mut Reader<'_>, section: Section) -> Vec<(DropReason, Threshold)> {
@@ -73,7 +133,7 @@ fn read_threshold(reader: &mut Reader<'_>, key: &'static str, most: u32) -> Opti
     threshold
 }
 
-fn read_helpers(reader: &mut Reader<'_>) -> Vec<String> {
+fn read_helpers(reader: &mut Reader<'_>) -> Vec<(String, Place)> {
     let Some((items, place)) = reader.list("helpers") else {
         return Vec::new();
     };
@@ -88,7 +148,7 @@ fn read_helpers(reader: &mut Reader<'_>) -> Vec<String> {
             continue;
         };
         if valid_name(&name) {
-            helpers.push(name);
+            helpers.push((name, place));
         } else {
             reader.fault(
                 place,
@@ -99,35 +159,4 @@ fn read_helpers(reader: &mut Reader<'_>) -> Vec<String> {
         }
     }
     helpers
-}
-
-/// Whom a port may reach in quarantine has to be there.
-pub(super) fn check(ports: &[PortSpec], is_list: impl Fn(&str) -> bool, faults: &mut Vec<Fault>) {
-    let is_known = |name: &str| {
-        ports
-            .iter()
-            .any(|port| port.name == name || port.groups.iter().any(|group| group == name))
-    };
-    for port in ports {
-        let mut refuse = |key: &str, problem: String, remedy: &str| {
-            faults.push(Fault {
-                place: port.origin.clone(),
-                subject: format!("port {:?}: quarantine: {key}", port.name),
-                problem,
-                remedy: remedy.to_owned(),
-            });
-        };
-        for helper in port.triggers.helpers.iter().filter(|name| !is_known(name)) {
-            let problem = format!("no port or group is called {helper:?}");
-            refuse(
-                "helpers",
-                problem,
-                "name a port, or a group that a port is in",
-            );
-        }
-        if let Some(list) = port.triggers.allow.as_ref().filter(|list| !is_list(list)) {
-            let problem = format!("there is no list {list:?}");
-            refuse("allow", problem, "name a list that stands as [acl.NAME]");
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::asserts::read_asserts;
-use super::between::{check_between, check_caps, check_control, check_count};
+use super::between::{check_between, check_control, check_count};
 use super::limits::Connections;
 use super::lists::Lists;
 use super::paths::default_control_path;
@@ -13,7 +13,7 @@ use super::reader::Reader;
 use super::shared::{Access, Shared};
 use super::spec::SwitchSpec;
 use super::who::Names;
-use super::{Fault, MAX_FDB, MODES, NAME_RULE, Place, narrow, socket_path, triggers, valid_name};
+use super::{Fault, MAX_FDB, MODES, NAME_RULE, Place, narrow, socket_path, valid_name};
 use crate::datapath::PollMode;
 use crate::fabric::{FdbLimits, Mode};
 use crate::policy::spec::{ConnectionQuota, Timeouts, TrackingSpec};
@@ -49,6 +49,7 @@ pub(super) fn validate(mut raw: Raw, file: Option<&Path>, faults: &mut Vec<Fault
         defaults: read_defaults(raw.defaults, faults),
         groups: read_group_sections(raw.groups, faults),
         quota: quota(&tracking),
+        macs_per_port: fdb.per_port,
     };
     let drafts = raw.ports.into_iter();
     let drafts: Vec<Draft> = drafts
@@ -58,15 +59,12 @@ pub(super) fn validate(mut raw: Raw, file: Option<&Path>, faults: &mut Vec<Fault
     let mut lists = Lists::read(raw.lists, &names, switch.default_deny, faults);
     let ports: Vec<_> = drafts
         .into_iter()
-        .filter_map(|draft| draft.resolve(&under, &mut lists, faults))
+        .filter_map(|draft| draft.resolve(&under, &names, &mut lists, faults))
         .collect();
     let asserts = read_asserts(raw.asserts, &names, &ports, faults);
     fdb.ports = narrow(u32::try_from(ports.len()).unwrap_or(u32::MAX));
     check_count(&ports, &whole, faults);
     check_between(&ports, faults);
-    check_caps(&ports, &fdb, faults);
-    let lists = lists.all();
-    triggers::check(&ports, |name| lists.contains_key(name), faults);
     check_control(&switch, &ports, faults);
     SwitchSpec {
         name: switch.name,
@@ -82,7 +80,7 @@ pub(super) fn validate(mut raw: Raw, file: Option<&Path>, faults: &mut Vec<Fault
         default_deny: switch.default_deny,
         tracking,
         ports,
-        lists,
+        lists: lists.all(),
         asserts,
     }
 }
@@ -151,7 +149,7 @@ fn read_workers(reader: &mut Reader<'_>) -> (u16, Vec<u16>, Place) {
     let mut origin = reader.place();
     let workers = reader.number("workers", 1..=MAX_WORKERS);
     let mut cpus = Vec::new();
-    if let Some((items, place)) = reader.list("cpus") {
+    if let Some((items, place)) = reader.filled_list("cpus") {
         origin = place.clone();
         for item in items {
             cpus.extend(reader.number_of("cpus", item, 0..=1023));

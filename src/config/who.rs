@@ -70,6 +70,12 @@ impl Names {
         names
     }
 
+    /// Whether a port is called that, or a group that a port is in.
+    pub(super) fn is_anybody(&self, name: &str) -> bool {
+        let group = self.groups.get(name);
+        self.ports.contains_key(name) || group.is_some_and(|ports| !ports.is_empty())
+    }
+
     /// How many ports there are, those that were refused included.
     pub(super) fn len(&self) -> usize {
         self.count
@@ -168,6 +174,11 @@ fn read_sets(sections: Named, faults: &mut Vec<Fault>) -> HashMap<String, Vec<Ip
         let (place, was_said) = (reader.place(), reader.has("members"));
         let mut members = Vec::new();
         if let Some((items, place)) = reader.list("members") {
+            if items.is_empty() {
+                let problem = "is an empty list".to_owned();
+                let remedy = "name at least one, or drop the set and the rules that use it";
+                reader.fault(place.clone(), "members", problem, remedy);
+            }
             total = total.saturating_add(items.len());
             if total > MAX_MEMBERS {
                 let problem = format!("{total} members of sets");

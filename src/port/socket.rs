@@ -87,31 +87,49 @@ impl Access {
     /// # Errors
     /// This system has no such user or group, or cannot tell; the text says which.
     pub fn ids(&self) -> Result<(Option<Uid>, Option<Gid>), String> {
-        let number = |name: &str| name.parse::<u32>().ok().filter(|id| *id != u32::MAX);
-        let owner = match self.owner.as_deref() {
-            None => None,
-            Some(name) => Some(match number(name) {
-                Some(id) => Uid::from_raw(id),
-                None => match User::from_name(name) {
-                    Ok(Some(user)) => Uid::from_raw(user.uid.as_raw()),
-                    Ok(None) => return Err(format!("there is no user {name:?}")),
-                    Err(error) => return Err(format!("cannot look up user {name:?}: {error}")),
-                },
-            }),
-        };
-        let group = match self.group.as_deref() {
-            None => None,
-            Some(name) => Some(match number(name) {
-                Some(id) => Gid::from_raw(id),
-                None => match Group::from_name(name) {
-                    Ok(Some(group)) => Gid::from_raw(group.gid.as_raw()),
-                    Ok(None) => return Err(format!("there is no group {name:?}")),
-                    Err(error) => return Err(format!("cannot look up group {name:?}: {error}")),
-                },
-            }),
-        };
-        Ok((owner, group))
+        Ok((self.owner_id()?, self.group_id()?))
     }
+
+    /// The number of the owner.
+    ///
+    /// # Errors
+    /// As [`Access::ids`].
+    pub fn owner_id(&self) -> Result<Option<Uid>, String> {
+        let Some(name) = self.owner.as_deref() else {
+            return Ok(None);
+        };
+        if let Some(id) = number(name) {
+            return Ok(Some(Uid::from_raw(id)));
+        }
+        match User::from_name(name) {
+            Ok(Some(user)) => Ok(Some(Uid::from_raw(user.uid.as_raw()))),
+            Ok(None) => Err(format!("there is no user {name:?}")),
+            Err(error) => Err(format!("cannot look up user {name:?}: {error}")),
+        }
+    }
+
+    /// The number of the group.
+    ///
+    /// # Errors
+    /// As [`Access::ids`].
+    pub fn group_id(&self) -> Result<Option<Gid>, String> {
+        let Some(name) = self.group.as_deref() else {
+            return Ok(None);
+        };
+        if let Some(id) = number(name) {
+            return Ok(Some(Gid::from_raw(id)));
+        }
+        match Group::from_name(name) {
+            Ok(Some(group)) => Ok(Some(Gid::from_raw(group.gid.as_raw()))),
+            Ok(None) => Err(format!("there is no group {name:?}")),
+            Err(error) => Err(format!("cannot look up group {name:?}: {error}")),
+        }
+    }
+}
+
+/// A user or group that is given by its number.
+fn number(name: &str) -> Option<u32> {
+    name.parse().ok().filter(|id| *id != u32::MAX)
 }
 
 /// What stands at the path of a socket.

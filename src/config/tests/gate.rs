@@ -30,8 +30,7 @@ fn rules(rule: &str) -> Result<Vec<Rule>, ConfigError> {
          [port.a]\nsocket = \"/a\"\nacl = \"x\"\n\
          [port.b]\nsocket = \"/b\"\ngroups = [\"g\"]\n\
          [port.u]\nsocket = \"/u\"\nuplink = true\n\
-         [set.lan]\nmembers = [\"10.0.0.0/8\", \"fd00::/16\"]\n[set.six]\nmembers = [\"fd00::/16\"]\n\
-         [set.none]\nmembers = []\n"
+         [set.lan]\nmembers = [\"10.0.0.0/8\", \"fd00::/16\"]\n[set.six]\nmembers = [\"fd00::/16\"]\n"
     );
     let policy = file(&text)?.policy();
     Ok(policy.ports[0]
@@ -350,11 +349,6 @@ fn every_condition_has_its_meaning() {
     );
     assert_eq!(rule(r#"{ deny = "any", from = "any" }"#).from, []);
     assert_eq!(rule(r#"{ allow = "any", state = "any" }"#).states.len(), 5);
-    // A set without members is not the absence of a condition.
-    assert_eq!(
-        rule(r#"{ allow = "any", from = "set:none" }"#).from,
-        [Who::Ports(PortSet::EMPTY)]
-    );
 }
 
 #[test]

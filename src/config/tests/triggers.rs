@@ -107,7 +107,7 @@ fn triggers_that_could_mean_nothing_are_refused() {
         ),
     ] {
         let text = format!("quarantine = {{ scan = \"1 in 1s\", {table} }}");
-        let expected = format!("lan.toml:2: port \"web\": quarantine: {expected}");
+        let expected = format!("lan.toml:3: port \"web\": quarantine: {expected}");
         port_refused(&text, &expected);
     }
 }
@@ -164,6 +164,66 @@ fn a_flag_says_what_a_table_of_limits_says() {
     );
 }
 
+/// Wherever they were written, in a group or for everybody: not the line of the port's socket.
+#[test]
+fn what_depends_on_others_is_told_with_its_own_line() {
+    let text = "[fdb]\nper_port = 10\n[defaults.quarantine]\nscan = \"1 in 1s\"\nhelpers = [\"b\",\n\"nobody\"]\n\
+                [group.g]\nmax_macs = 11\n[group.g.quarantine]\nscan = \"1 in 1s\"\nallow = \"gone\"\n\
+                [port.a]\nsocket = \"/a\"\ngroups = \"g\"\n[port.b]\nsocket = \"/b\"\n";
+    refused(
+        text,
+        &[
+            "lan.toml:6: port \"b\": quarantine: helpers: no port or group is called \"nobody\"; name a port, or a group that a port is in",
+            "lan.toml:8: port \"a\": max_macs: 11 addresses, and [fdb] per_port is 10; raise per_port or choose fewer",
+            "lan.toml:11: port \"a\": quarantine: allow: there is no list \"gone\"; name a list that stands as [acl.NAME]",
+        ],
+    );
+    let text = "[port.a]\nsocket = \"/tmp/a\"\n\nsocket_owner = \"no-such-user-here\"\n\nsocket_group = \"no-such-group-here\"\n";
+    let error = check_paths(&file(text).unwrap()).unwrap_err().to_string();
+    let expected = [
+        "lan.toml:4: port \"a\": socket_owner: there is no user \"no-such-user-here\"; name a user of this system",
+        "lan.toml:6: port \"a\": socket_group: there is no group \"no-such-group-here\"; name a group of this system",
+    ];
+    assert!(
+        error.lines().collect::<Vec<_>>().ends_with(&expected),
+        "{error}"
+    );
+}
+
+/// An empty list could be taken for what it is not: no address at all, nobody, none of the lists of `[defaults]`.
+#[test]
+fn lists_that_could_mean_nothing_are_refused() {
+    for key in ["mac", "acl", "ip", "gateway_mac", "dhcp_servers"] {
+        port_refused(
+            &format!("{key} = []"),
+            &format!(
+                "lan.toml:3: port \"web\": {key}: is an empty list; name at least one, or leave the key out"
+            ),
+        );
+    }
+    refused(
+        "[set.s]\nmembers = []\n[switch]\ncpus = []\n[port.web]\nsocket = \"/w\"\n",
+        &[
+            "lan.toml:2: set \"s\": members: is an empty list; name at least one, or drop the set and the rules that use it",
+            "lan.toml:4: [switch]: cpus: is an empty list; name at least one, or leave the key out",
+        ],
+    );
+    for (key, value) in [("helpers", "web"), ("allow", "x")] {
+        let text = format!(
+            "[acl.x]\noutbound = []\n[port.web]\nsocket = \"/w\"\nquarantine = {{ {key} = \"{value}\" }}\n"
+        );
+        let why = "is for what puts the port aside, and nothing here does";
+        let remedy =
+            "add drops or scan; `portcullis quarantine` is told helpers or a list by itself";
+        refused(
+            &text,
+            &[&format!(
+                "lan.toml:5: port \"web\": quarantine: {key}: {why}; {remedy}"
+            )],
+        );
+    }
+}
+
 #[test]
 fn caps_that_would_be_cut_in_silence_are_refused() {
     port_refused(
@@ -173,7 +233,7 @@ fn caps_that_would_be_cut_in_silence_are_refused() {
     refused(
         "[fdb]\nper_port = 100\n[port.a]\nsocket = \"/a\"\nmax_macs = 100\n[port.b]\nsocket = \"/b\"\nmax_macs = 101\n",
         &[
-            "lan.toml:7: port \"b\": max_macs: 101 addresses, and [fdb] per_port is 100; raise per_port or choose fewer",
+            "lan.toml:8: port \"b\": max_macs: 101 addresses, and [fdb] per_port is 100; raise per_port or choose fewer",
         ],
     );
 }
