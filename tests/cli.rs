@@ -659,6 +659,40 @@ fn plan_says_what_would_change_and_changes_nothing() {
 }
 
 #[test]
+fn plan_says_who_is_in_quarantine_and_behind_which_list() {
+    let room = Room::new();
+    let write = |name: &str, text: &str| {
+        let text = text.replace("DIR", &room.0.path().display().to_string());
+        fs::write(room.path(name), text).unwrap();
+        room.text(name)
+    };
+    let list = "[acl.sick]\noutbound = [ { allow = \"tcp\", to = \"port:b\", port = 22 } ]\n";
+    let ports = "[port.a]\nsocket = \"DIR/a\"\n[port.b]\nsocket = \"DIR/b\"\n";
+    let both = format!("{list}{ports}");
+    let _switch = room.start(&[&write("lan.toml", &both)]);
+    let plan = |text: &str| {
+        let output = room.run(&["plan", &write("new.toml", text)]);
+        ends(&output, 0, "");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let new = room.text("new.toml");
+    assert_eq!(plan(&both), format!("{new}:\n  nothing would change\n"));
+    ends(&room.run(&["quarantine", "a", "--allow", "sick"]), 0, "");
+    let still = "  in quarantine still\n    a: by operator, reaches";
+    assert_eq!(
+        plan(&both),
+        format!("{new}:\n  nothing would change\n{still} what list sick allows\n")
+    );
+    // Behind the list it is, and not behind its own: what a port gains that is in quarantine is nothing.
+    let opened = both.replace("to = \"port:b\", ", "");
+    assert!(!plan(&opened).contains("reachable"));
+    assert_eq!(
+        plan(ports),
+        format!("{new}:\n  become unreachable\n    a > b\n{still} nobody: there is no list sick\n")
+    );
+}
+
+#[test]
 fn explain_tells_each_step_with_file_and_line() {
     let room = Room::new();
     let text = "[acl.db]\ninbound = [ { allow = \"tcp\", from = \"port:web\", port = 5432, name = \"sql\" } ]\n\
@@ -689,6 +723,44 @@ fn explain_tells_each_step_with_file_and_line() {
             .ends_with("deny: not-allowed\n")
     );
     ends(&explain("tpc 1 > 2"), 2, "the packet: ");
+    // As if it were in quarantine: behind a list, as its own table has it, and alone.
+    let sick = "[acl.sick]\noutbound = [ { allow = \"tcp\", to = \"port:db\", port = 5432, name = \"cure\" } ]\n";
+    let table = "[port.web.quarantine]\nscan = \"1 in 1s\"\nallow = \"sick\"\n";
+    fs::write(room.path("sick.toml"), format!("{text}{sick}{table}")).unwrap();
+    let sick = room.text("sick.toml");
+    let quarantined = |port: &str, packet: &str| {
+        let flags = ["--from", "web", "--to", "db", "--quarantined", port];
+        let output = room.run(&[&["explain", "-c", &sick], &flags[..], &[packet]].concat());
+        ends(&output, 0, "");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for port in ["web", "web=sick"] {
+        let said = quarantined(port, "tcp 10.0.0.5:40000 > 10.0.0.6:5432");
+        assert!(
+            said.contains("(cure)") && said.ends_with("allow: db\n"),
+            "{said}"
+        );
+        let said = quarantined(port, "udp 10.0.0.5:40000 > 10.0.0.6:53");
+        assert!(said.ends_with("deny: not-allowed\n"), "{said}");
+    }
+    let said = quarantined("db", "tcp 10.0.0.5:40000 > 10.0.0.6:5432");
+    assert!(said.ends_with("deny: quarantined\n"), "{said}");
+    for (port, why) in [
+        ("x", "no port is called \"x\""),
+        ("web=x", "no list is called \"x\""),
+    ] {
+        let output = room.run(&[
+            "explain",
+            "-c",
+            &sick,
+            "--from",
+            "web",
+            "--quarantined",
+            port,
+            "arp 10.0.0.1 > 10.0.0.2",
+        ]);
+        ends(&output, 1, why);
+    }
     ends(
         &room.run(&[
             "explain",

@@ -103,6 +103,11 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "packet")]
     pub(super) pcap: Option<PathBuf>,
 
+    /// As if this port were in quarantine: behind that list or, without one, as its own `quarantine` table has it. May be
+    /// given several times
+    #[arg(long, value_name = "PORT[=LIST]")]
+    pub(super) quarantined: Vec<String>,
+
     /// As JSON; of a file one frame a line
     #[arg(long)]
     pub(super) json: bool,

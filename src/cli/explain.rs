@@ -1,16 +1,22 @@
 //! `portcullis explain`: what a configuration does with a packet, step by step.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::args::ExplainArgs;
 use super::capture::{self, Captured};
 use super::summary::summary;
 use super::{Failure, print};
+use crate::config::SwitchSpec;
+use crate::control::QuarantineReport;
 use crate::daemon::{Explanation, Source, Trial};
 
 pub(super) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     let (_, spec) = Source::read(Some(&args.file), crate::config::Overrides::default())?;
-    let trial = Trial::new(spec)?;
+    let wards = args.quarantined.iter();
+    let wards: Result<Vec<_>, _> = wards.map(|text| ward(text, &spec, &args.file)).collect();
+    let trial = Trial::with_quarantine(spec, wards?)?;
     let port = |name: &String| {
         trial.port(name).ok_or_else(|| {
             let file = args.file.display();
@@ -46,6 +52,34 @@ pub(super) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
         };
         // Our own types always serialise.
         print(&(serde_json::to_string(&numbered).unwrap_or_default() + "\n"))
+    })
+}
+
+/// `PORT` or `PORT=LIST`.
+fn ward(text: &str, spec: &SwitchSpec, file: &Path) -> Result<QuarantineReport, Failure> {
+    let which = |what: String| Failure::Which(format!("{}: {what}", file.display()));
+    let (name, list) = match text.split_once('=') {
+        Some((name, list)) => (name, Some(list)),
+        None => (text, None),
+    };
+    let port = spec.ports.iter().find(|port| port.name == name);
+    let port = port.ok_or_else(|| which(format!("no port is called {name:?}")))?;
+    if let Some(list) = list.filter(|list| !spec.lists.contains_key(*list)) {
+        return Err(which(format!(
+            "no list is called {list:?}; add [acl.{list}]"
+        )));
+    }
+    let (helpers, allow) = match list {
+        Some(list) => (Vec::new(), Some(list.to_owned())),
+        None => (port.triggers.helpers.clone(), port.triggers.allow.clone()),
+    };
+    Ok(QuarantineReport {
+        port: port.name.clone(),
+        helpers,
+        allow,
+        list_is_gone: false,
+        since: 0,
+        by: "explain".to_owned(),
     })
 }
 

@@ -15,7 +15,8 @@ use super::seen::page;
 use super::{Failure, print};
 use crate::config::{self, Overrides, PortSpec, SwitchSpec};
 use crate::control::{
-    ChangeReport, ConfigurationReport, FlowReport, FlowsPage, FlowsQuery, Question, RuleName,
+    ChangeReport, ConfigurationReport, FlowReport, FlowsPage, FlowsQuery, QuarantineReport,
+    Question, RuleName, SwitchReport,
 };
 use crate::counters::PortId;
 use crate::daemon::{
@@ -38,6 +39,8 @@ struct Plan {
     unreachable: Pairs,
     /// Connections that would end, in words.
     ending: Vec<String>,
+    /// The ports in quarantine, as the new configuration would find them.
+    quarantine: Vec<QuarantineReport>,
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
@@ -82,7 +85,11 @@ impl Plan {
         let change = compare(&old, &new);
         let restart = needing_restart(&old, &new);
         let (rules_added, rules_removed) = (rules_of(&old, &new), rules_of(&new, &old));
-        let (before, after) = (Trial::new(old)?, Trial::new(new)?);
+        let status: SwitchReport = page(socket, &Question::Status)?;
+        let ports = status.ports.into_iter();
+        let wards: Vec<_> = ports.filter_map(|port| port.quarantine).collect();
+        let before = Trial::with_quarantine(old, wards.clone())?;
+        let after = Trial::with_quarantine(new, wards)?;
         let (had, has) = (before.pairs(), after.pairs());
         Ok(Self {
             restart,
@@ -91,13 +98,14 @@ impl Plan {
             reachable: gained(&had, &has),
             unreachable: gained(&has, &had),
             ending: ending(&after, &change, socket)?,
+            quarantine: after.quarantine(),
             change,
         })
     }
 
     fn said(&self, file: &Path) -> String {
         let mut text = format!("{}:\n{}", file.display(), self.change);
-        let mut list = |title: &str, items: Vec<String>| {
+        let list = |text: &mut String, title: &str, items: Vec<String>| {
             if items.is_empty() {
                 return;
             }
@@ -117,14 +125,17 @@ impl Plan {
             });
             told.collect()
         };
-        list("rules added", names(&self.rules_added));
-        list("rules removed", names(&self.rules_removed));
-        list("become reachable", pairs(&self.reachable));
-        list("become unreachable", pairs(&self.unreachable));
-        list("connections that would end", self.ending.clone());
+        list(&mut text, "rules added", names(&self.rules_added));
+        list(&mut text, "rules removed", names(&self.rules_removed));
+        list(&mut text, "become reachable", pairs(&self.reachable));
+        list(&mut text, "become unreachable", pairs(&self.unreachable));
+        list(&mut text, "connections that would end", self.ending.clone());
         if text.lines().count() == 1 {
             text.push_str("  nothing would change\n");
         }
+        let wards = self.quarantine.iter();
+        let wards = wards.map(|ward| format!("{}: {}", ward.port, ward.said()));
+        list(&mut text, "in quarantine still", wards.collect());
         text
     }
 }

@@ -55,6 +55,15 @@ impl Wards {
         Self::from_file(path(spec))
     }
 
+    /// Of these alone, for a trial: nothing is read or written.
+    pub(super) fn on_trial(ports: impl IntoIterator<Item = QuarantineReport>) -> Self {
+        let ports = ports.into_iter().map(|ward| (ward.port.clone(), ward));
+        Self {
+            file: PathBuf::new(),
+            ports: ports.collect(),
+        }
+    }
+
     fn from_file(file: PathBuf) -> Result<Self, StateError> {
         let failed = |why: String| StateError {
             file: file.clone(),

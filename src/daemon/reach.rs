@@ -17,16 +17,26 @@ impl Trial {
     /// The pairs that are open.
     #[must_use]
     pub fn pairs(&self) -> Pairs {
-        let (live, fabric) = self.parts();
+        let (live, fabric, wards) = self.parts();
+        let behind = wards.behind();
+        let quarantine = wards.resolve(live, &behind);
         let all: PortSet = live.ids.iter().copied().collect();
         let deny = live.spec.default_deny;
-        let lists = |list: fn(&crate::config::PortSpec) -> Option<&[Rule]>, who: Side| {
-            let ports = live.spec.ports.iter();
-            let sets = ports.map(move |port| peers(list(port), who, deny, &all));
+        let lists = |side: Side| {
+            let sets = live.spec.ports.iter().map(|port| {
+                let instead = behind.get(&port.name);
+                let instead = instead.and_then(|list| live.spec.lists.get(list));
+                let list = match (instead, side) {
+                    (Some(list), Side::To) => Some(&*list.outbound),
+                    (Some(list), Side::From) => Some(&*list.inbound),
+                    (None, Side::To) => port.outbound.as_deref(),
+                    (None, Side::From) => port.inbound.as_deref(),
+                };
+                peers(list, side, deny, &all)
+            });
             sets.collect::<Vec<PortSet>>()
         };
-        let sends = lists(|port| port.outbound.as_deref(), Side::To);
-        let takes = lists(|port| port.inbound.as_deref(), Side::From);
+        let (sends, takes) = (lists(Side::To), lists(Side::From));
         let shared = segments(live);
         let mut pairs = Pairs::new();
         for ((from, from_id), sends) in live.ports().zip(&sends) {
@@ -35,7 +45,8 @@ impl Trial {
                 let is_open = fabric.reach().allows(from_id, to_id)
                     && sends.contains(to_id)
                     && takes.contains(from_id)
-                    && shared(from_id, to_id);
+                    && shared(from_id, to_id)
+                    && !quarantine.separates(from_id, to_id);
                 if is_open {
                     reached.insert(to.name.clone());
                 }
@@ -155,10 +166,15 @@ fn segments(live: &Live) -> impl Fn(PortId, PortId) -> bool {
 mod tests {
     use super::*;
     use crate::config::{Overrides, from_text};
+    use crate::control::QuarantineReport;
 
     fn pairs(text: &str) -> Vec<String> {
+        pairs_with(text, [])
+    }
+
+    fn pairs_with<const N: usize>(text: &str, wards: [QuarantineReport; N]) -> Vec<String> {
         let spec = from_text(Some("lan.toml".as_ref()), text, &Overrides::default()).unwrap();
-        let pairs = Trial::new(spec).unwrap().pairs();
+        let pairs = Trial::with_quarantine(spec, wards).unwrap().pairs();
         let told = pairs.iter().flat_map(|(from, to)| {
             let from = from.clone();
             to.iter().map(move |to| format!("{from} {to}"))
@@ -188,6 +204,30 @@ mod tests {
             "#,
         );
         assert_eq!(found, ["a b", "a d", "b a", "b d", "d a"]);
+    }
+
+    #[test]
+    fn a_quarantine_closes_pairs() {
+        let text = "[acl.sick]\noutbound = [ { allow = \"tcp\", to = \"port:b\", port = 22 } ]\n\
+                    [port.a]\nsocket = \"/a\"\n[port.b]\nsocket = \"/b\"\n[port.c]\nsocket = \"/c\"\n";
+        let ward = |helpers: &[&str], allow: Option<&str>| QuarantineReport {
+            port: "a".to_owned(),
+            helpers: helpers.iter().map(|name| (*name).to_owned()).collect(),
+            allow: allow.map(str::to_owned),
+            list_is_gone: false,
+            since: 0,
+            by: "operator".to_owned(),
+        };
+        assert_eq!(pairs_with(text, [ward(&[], None)]), ["b c", "c b"]);
+        assert_eq!(
+            pairs_with(text, [ward(&["c"], None)]),
+            ["a c", "b c", "c a", "c b"]
+        );
+        assert_eq!(
+            pairs_with(text, [ward(&[], Some("sick"))]),
+            ["a b", "b c", "c b"]
+        );
+        assert_eq!(pairs_with(text, [ward(&[], Some("gone"))]), ["b c", "c b"]);
     }
 
     #[test]

@@ -10,17 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use super::plan::{self, Live};
-use super::quarantine::Behind;
+use super::quarantine::Wards;
 use super::source::Source;
 use crate::clock::Tick;
 use crate::config::{ConfigError, Fault, Place, SwitchSpec};
-use crate::control::FlowReport;
+use crate::control::{FlowReport, QuarantineReport};
 use crate::counters::{DropReason, PortId};
 use crate::datapath::{LONG_MAX, SNAPSHOT, SNAPSHOT_MAX};
 use crate::fabric::{Destinations, Fabric, Kind, LookupCache};
 use crate::frame::{Frame, Mac};
 use crate::policy::acl::TooLarge;
-use crate::policy::quarantine::Quarantine;
 use crate::policy::rule::{Action, Decision, Rule, RuleId};
 use crate::policy::track::Flow;
 use crate::policy::{Admitted, Context, Desk, Judge, Policy, Refusal, State, Weight};
@@ -51,6 +50,7 @@ pub struct Trial {
     live: Live,
     policy: Policy,
     fabric: Fabric,
+    wards: Wards,
     now: AtomicU64,
 }
 
@@ -101,24 +101,33 @@ impl Trial {
     /// # Errors
     /// It is one that no switch starts with.
     pub fn new(spec: SwitchSpec) -> Result<Self, TrialError> {
+        Self::with_quarantine(spec, [])
+    }
+
+    /// The same with these ports in quarantine.
+    ///
+    /// # Errors
+    /// As [`Trial::new`].
+    pub fn with_quarantine(
+        spec: SwitchSpec,
+        ports: impl IntoIterator<Item = QuarantineReport>,
+    ) -> Result<Self, TrialError> {
         let live = Live::first(Source::default(), spec);
         let fdb = plan::fdb(&live.spec, &live.ids).map_err(|error| TrialError::Address {
             port: error.port,
             source: error.source,
         })?;
         let remembered = (Arc::new(fdb), State::new());
-        let gate = plan::gate(
-            &live.spec,
-            &live.ids,
-            1,
-            (Quarantine::default(), &Behind::new()),
-            remembered,
-        )?;
+        let wards = Wards::on_trial(ports);
+        let behind = wards.behind();
+        let quarantine = (wards.resolve(&live, &behind), &behind);
+        let gate = plan::gate(&live.spec, &live.ids, 1, quarantine, remembered)?;
         gate.policy.make_room(&live.spec.tracking);
         Ok(Self {
             live,
             policy: gate.policy,
             fabric: gate.fabric,
+            wards,
             now: AtomicU64::new(REST),
         })
     }
@@ -129,8 +138,18 @@ impl Trial {
         &self.live.spec
     }
 
-    pub(super) fn parts(&self) -> (&Live, &Fabric) {
-        (&self.live, &self.fabric)
+    /// The ports in quarantine, as this configuration finds them.
+    #[must_use]
+    pub fn quarantine(&self) -> Vec<QuarantineReport> {
+        let wards = self.wards.reports();
+        let told = wards
+            .iter()
+            .filter_map(|ward| self.wards.told(&self.live, &ward.port));
+        told.collect()
+    }
+
+    pub(super) fn parts(&self) -> (&Live, &Fabric, &Wards) {
+        (&self.live, &self.fabric, &self.wards)
     }
 
     /// The port of that name.
