@@ -216,34 +216,36 @@ impl Judge<'_> {
     #[inline(always)]
     fn look_up(&mut self, bound: &Bound, port: &PortState, frame: &Frame<'_>) -> u64 {
         let stamp = Stamp::new(self.policy.epoch(), port.guard.generation(self.now));
-        let cache = self
-            .context
-            .cache
-            .get_or_insert_with(|| Box::new(Cache::new()));
         let judging = &mut self.context.frame;
         let slot = judging.slot.take();
         (judging.stamp, judging.is_digested) = (stamp, true);
         let seen = slot.and_then(|slot| self.ahead.take(slot, frame));
-        let (hash, place) = match seen {
+        let ahead = match seen {
             Some(seen) => {
-                judging.digest = seen.digest;
-                judging.hint = seen.hint;
-                judging.word = self.policy.key(seen.digest.subject.0[0]);
-                (seen.hash, seen.place)
+                (judging.digest, judging.hint) = (seen.digest, seen.hint);
+                Some((seen.hash, seen.place))
             }
             None => {
                 judging.digest.read(frame, bound.vid(frame));
                 judging.hint = None;
-                judging.word = self.policy.key(judging.digest.subject.0[0]);
-                (cache.hash(&judging.digest.subject, judging.word), None)
+                None
             }
         };
-        let (subject, word) = (&judging.digest.subject, judging.word);
-        judging.place = if judging.digest.is_control {
-            None
-        } else {
-            cache.find_near(place, hash, subject, word, stamp)
-        };
+        let (subject, word) = (
+            &judging.digest.subject,
+            self.policy.key(judging.digest.subject.0[0]),
+        );
+        (judging.word, judging.place) = (word, None);
+        if judging.digest.is_control {
+            return 0;
+        }
+        // A port that has never sent plain data has no cache.
+        let cache = self
+            .context
+            .cache
+            .get_or_insert_with(|| Box::new(Cache::new()));
+        let (hash, place) = ahead.unwrap_or_else(|| (cache.hash(subject, word), None));
+        judging.place = cache.find_near(place, hash, subject, word, stamp);
         hash
     }
 
