@@ -5,11 +5,13 @@
 //! and relays are no client's business.
 //!
 //! With `ip`, a client also names no other client by its identifier (option 61 of type Ethernet), because servers keep
-//! leases by that name; so its options must be seen up to their end.
+//! leases by that name; so its options must be seen up to their end. And what it gives back it gives back for the server and
+//! for the switch alike: options that leases are about are said once and have their length, and where leases are learned a
+//! Release or Decline of DHCPv6 is seen up to its end and adds up.
 
 use super::speaker::Speaker;
 use crate::counters::DropReason;
-use crate::frame::dhcp::{self, Dhcp, operation, option};
+use crate::frame::dhcp::{self, Dhcp, Opt, operation, option};
 use crate::frame::dhcpv6::{self, Dhcpv6, kind};
 use crate::frame::{Frame, Layers, Mac, Unseen};
 
@@ -95,6 +97,14 @@ pub(super) fn judge_v6(
             Err(DropReason::DhcpServerRefused)
         }
         kind::RELAY_FORWARD => Err(DropReason::DhcpSpoofed),
+        kind::RELEASE | kind::DECLINE if speaker.guard.max_leases() != 0 => {
+            for opt in message.options() {
+                for inner in opt.map_err(reason)?.association().into_iter().flatten() {
+                    inner.map_err(reason)?;
+                }
+            }
+            Ok(())
+        }
         _ => Ok(()),
     }
 }
@@ -111,7 +121,8 @@ fn judge_role(layers: &Layers<'_>, role: Role) -> Result<(), DropReason> {
 
 /// Refuses identifiers of others, and options that are said twice or stand where they are not read.
 fn judge_options(speaker: &Speaker<'_>, message: &Dhcp<'_>) -> Result<(), DropReason> {
-    let mut is_named = false;
+    let (mut is_named, mut has_kind) = (false, false);
+    let (mut has_time, mut has_address) = (false, false);
     for opt in message.options() {
         let opt = opt.map_err(reason)?;
         match opt.code {
@@ -121,15 +132,34 @@ fn judge_options(speaker: &Speaker<'_>, message: &Dhcp<'_>) -> Result<(), DropRe
                     [1, a, b, c, d, e, f] => !speaker.owns_mac(Mac::new([*a, *b, *c, *d, *e, *f])),
                     _ => false,
                 };
-                if is_other || is_named {
+                if is_other {
                     return Err(DropReason::DhcpSpoofed);
                 }
-                is_named = true;
+                said_once(&mut is_named)?;
             }
+            option::MESSAGE_TYPE => fixed(&opt, 1, &mut has_kind)?,
+            option::LEASE_TIME => fixed(&opt, 4, &mut has_time)?,
+            option::REQUESTED_ADDRESS => fixed(&opt, 4, &mut has_address)?,
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Refuses an option of another length than it has, or that was said before.
+fn fixed(opt: &Opt<'_>, len: usize, was_said: &mut bool) -> Result<(), DropReason> {
+    if opt.value.len() != len {
+        return Err(DropReason::HeaderInvalid);
+    }
+    said_once(was_said)
+}
+
+fn said_once(was_said: &mut bool) -> Result<(), DropReason> {
+    if std::mem::replace(was_said, true) {
+        Err(DropReason::DhcpSpoofed)
+    } else {
+        Ok(())
+    }
 }
 
 fn reason(unseen: Unseen) -> DropReason {

@@ -11,14 +11,16 @@
 //! DHCPRELEASE      from chaddr      ends ciaddr                          RFC 2131, 4.4.6
 //! DHCPDECLINE      from chaddr      ends option 50                       RFC 2131, 3.1.5
 //! Reply            to the MAC       each IAADDR of IA_NA and IA_TA       RFC 8415, 18.3, 21.6
-//! Release/Decline  from the MAC     ends each IAADDR                     RFC 8415, 18.2.7, 18.2.8
+//! Release/Decline  from the MAC     ends each IAADDR, or, of more than   RFC 8415, 18.2.7, 18.2.8
+//!                                   are read, all IPv6 leases of it
 //! ```
 //!
 //! A lease ends with the time that the server gave it, is bound to the client's MAC address and segment, and every port
 //! has a bounded number of them. Delegated prefixes are not learned: a port that routes declares its prefixes.
 //!
 //! What is trusted: the ports that may serve DHCP, and that they grant an address to one client at a time. Nothing is
-//! learned of a packet that is a fragment, or that the snapshot does not hold whole.
+//! learned of a packet that is a fragment, or that the snapshot does not hold whole. A client's that could be read in two
+//! ways is refused by its guard, so that no address is given back behind the switch's back.
 
 mod observe;
 mod table;
@@ -77,6 +79,8 @@ pub enum Change {
     },
     /// The client has to begin anew: none of its IPv4 addresses may be used any more.
     EndedAllV4,
+    /// The client gives back more IPv6 addresses than are read of one packet: none of them may be used any more.
+    EndedAllV6,
 }
 
 /// Who says what happens to a lease.

@@ -45,13 +45,23 @@ fn read_v4(bytes: &[u8], operation: u8) -> Option<(Dhcp<'_>, Options)> {
     let mut options = Options::default();
     for opt in packet.options() {
         let opt = opt.ok()?;
-        match opt.code {
-            option::MESSAGE_TYPE => options.message = opt.value.first().copied(),
-            option::LEASE_TIME => {
-                options.lease_time = Some(u32::from_be_bytes(opt.value.try_into().ok()?));
+        let is_second = match opt.code {
+            option::MESSAGE_TYPE => {
+                let [kind] = opt.value.try_into().ok()?;
+                options.message.replace(kind).is_some()
             }
-            option::REQUESTED_ADDRESS => options.requested = Some(opt.value.try_into().ok()?),
-            _ => {}
+            option::LEASE_TIME => {
+                let seconds = u32::from_be_bytes(opt.value.try_into().ok()?);
+                options.lease_time.replace(seconds).is_some()
+            }
+            option::REQUESTED_ADDRESS => {
+                let address = opt.value.try_into().ok()?;
+                options.requested.replace(address).is_some()
+            }
+            _ => false,
+        };
+        if is_second {
+            return None;
         }
     }
     Some((packet, options))
@@ -109,7 +119,8 @@ fn from_client_v6(frame: &Frame<'_>, bytes: &[u8]) -> Option<LeaseEvent> {
     })
 }
 
-/// The changes that a message makes of the addresses in its identity associations, as many as are read.
+/// The changes that a message makes of the addresses in its identity associations: of a server's as many as are read; of a
+/// client's, which gives them back, all or each.
 fn addresses(
     voice: Voice,
     client: Mac,
@@ -124,10 +135,13 @@ fn addresses(
         };
         for opt in association {
             if let Some(change) = opt.ok()?.address().and_then(&change) {
-                let Some(place) = places.next() else {
-                    break;
-                };
-                *place = Some(change);
+                match places.next() {
+                    Some(place) => *place = Some(change),
+                    None if voice == Voice::Client => {
+                        return one(voice, client, Change::EndedAllV6);
+                    }
+                    None => break,
+                }
             }
         }
     }

@@ -206,6 +206,9 @@ impl Leases {
             Change::EndedAllV4 => {
                 changed_if(self.free_where(|place| place.is_v4() && place.binding() == binding))
             }
+            Change::EndedAllV6 => {
+                changed_if(self.free_where(|place| !place.is_v4() && place.binding() == binding))
+            }
         };
         self.note_next_end();
         applied

@@ -206,6 +206,58 @@ fn clients_renounce_their_own() {
     }
 }
 
+/// What says two things says nothing, and whoever gives back more than is read gives back all.
+#[test]
+fn what_is_said_twice_teaches_nothing_and_what_is_too_much_ends_all() {
+    let ack = answer(ACK, A, FIVE, 600);
+    for option in [
+        &[53, 1, ACK][..],
+        &[51, 4, 0, 0, 2, 88],
+        &[50, 4, 10, 0, 0, 5],
+    ] {
+        let mut message = ack[42..].to_vec();
+        message.pop();
+        let with = |options: &[&[u8]]| {
+            let message = [&message[..], &options.concat(), &[255]].concat();
+            from(SERVER, A, [10, 0, 0, 1], FIVE.octets(), 67, 68, &message)
+        };
+        // The requested address is nothing that a server says, so that the first is not yet twice.
+        let said = if option[0] == 50 {
+            vec![option, option]
+        } else {
+            vec![option]
+        };
+        assert_eq!(changes(&with(&said)), None, "{option:?}");
+    }
+    let many: Vec<_> = (1..=MAX_CHANGES as u16 + 1)
+        .map(|low| (Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 1, low), 0))
+        .collect();
+    for (count, expected) in [(MAX_CHANGES, MAX_CHANGES), (MAX_CHANGES + 1, 1)] {
+        for split in [0, count / 2] {
+            let (one, other) = many[..count].split_at(split);
+            let options = [association(3, one), association(4, other)].concat();
+            let frame = message6(8, A, SERVER, (546, 547), &options);
+            let (_, _, read) = changes(&frame).unwrap();
+            assert_eq!(read.len(), expected);
+            assert_eq!(read.contains(&Change::EndedAllV6), expected == 1);
+        }
+    }
+    let port = Port::new(A, 4);
+    let now = Tick::from_secs(1000);
+    port.learns(&ack, 1, &[], now);
+    port.learns(&reply6(A, &association(3, &[(FIVE6, 600)])), 1, &[], now);
+    port.learns(&reply6(A, &association(3, &[(FIVE6, 600)])), 2, &[], now);
+    let release = message6(8, A, SERVER, (546, 547), &association(3, &many));
+    assert!(port.learns(&release, 1, &[], now));
+    let left: Vec<_> = port
+        .state
+        .leases(now)
+        .iter()
+        .map(|lease| (lease.address, lease.binding.vid))
+        .collect();
+    assert_eq!(left, [(IpAddr::from(FIVE), 1), (FIVE6.into(), 2)]);
+}
+
 #[test]
 fn replies_of_dhcpv6_are_read() {
     let other: Ipv6Addr = "fd00::6".parse().unwrap();
@@ -533,6 +585,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (address.clone(), seconds).prop_map(|(address, seconds)| Change::Granted { address, seconds }),
         2 => address.clone().prop_map(|address| Change::Ended { address }),
         1 => Just(Change::EndedAllV4),
+        1 => Just(Change::EndedAllV6),
     ];
     prop_oneof![
         6 => (change, binding).prop_map(|(change, binding)| Step::Apply(change, binding)),
@@ -573,6 +626,9 @@ proptest! {
                         }
                         Change::EndedAllV4 => model.retain(|(address, client, vid), _| {
                             !address.is_ipv4() || *client != binding.client.bits() || *vid != binding.vid
+                        }),
+                        Change::EndedAllV6 => model.retain(|(address, client, vid), _| {
+                            !address.is_ipv6() || *client != binding.client.bits() || *vid != binding.vid
                         }),
                     }
                 }

@@ -364,3 +364,87 @@ fn clients_that_are_bound_name_no_other_by_its_identifier() {
     let frame = asks(&[&kind, &other]);
     assert_eq!(Port::of_mac().judge_shown(&frame, 128), Ok(Outcome::Pass));
 }
+
+/// A release that the server understands and the switch does not would leave the port an address that is granted to another.
+#[test]
+fn what_a_server_may_read_as_a_release_is_read_as_one_or_refused() {
+    let release = |options: &[&[u8]]| v4(&dhcp_client(&ASK.with(options)));
+    let (kind, address) = ([53, 1, 7], [50, 4, 10, 0, 0, 5]);
+    for port in [Port::of_ip(), Port::new(&guest(IpSpec::Dhcp))] {
+        check(
+            &port,
+            &[
+                ("release", release(&[&kind]), Ok(())),
+                ("decline", release(&[&[53, 1, 4], &address]), Ok(())),
+                (
+                    "two types",
+                    release(&[&kind, &[53, 1, 1]]),
+                    Err(DhcpSpoofed),
+                ),
+                (
+                    "two addresses",
+                    release(&[&[53, 1, 4], &address, &[50, 4, 10, 0, 0, 9]]),
+                    Err(DhcpSpoofed),
+                ),
+                (
+                    "a type of two bytes",
+                    release(&[&[53, 2, 7, 0]]),
+                    Err(HeaderInvalid),
+                ),
+                (
+                    "an address of three bytes",
+                    release(&[&kind, &[50, 3, 10, 0, 0]]),
+                    Err(HeaderInvalid),
+                ),
+                (
+                    "a time of two bytes",
+                    release(&[&kind, &[51, 2, 0, 0]]),
+                    Err(HeaderInvalid),
+                ),
+            ],
+        );
+    }
+    let id = [0, 1, 0, 4, 9, 9, 9, 9];
+    let gives_back = |kind: u8, options: &[&[u8]]| {
+        let message = [&[kind, 1, 2, 3], &id[..], &options.concat()].concat();
+        v6(&udp6(OWN_LINK, LINK_SERVERS, 546, 547, &message))
+    };
+    let mut one = vec![0, 3, 0, 40];
+    one.extend([0; 12]);
+    one.extend([0, 5, 0, 24]);
+    one.extend(OWN6.octets());
+    one.extend([0; 8]);
+    let mut overrun = one.clone();
+    overrun[19] = 99;
+    let port = Port::new(&guest(IpSpec::Dhcp));
+    for kind in [8, 9] {
+        check(
+            &port,
+            &[
+                ("one address", gives_back(kind, &[&one]), Ok(())),
+                (
+                    "something behind it",
+                    gives_back(kind, &[&one, &[0, 9, 0]]),
+                    Err(HeaderInvalid),
+                ),
+                (
+                    "an overrun within",
+                    gives_back(kind, &[&overrun]),
+                    Err(HeaderInvalid),
+                ),
+            ],
+        );
+        // What cannot be seen may be an address.
+        let long = gives_back(kind, &[&[0, 16, 0, 120], &[7; 120], &one]);
+        for shown in [128, 200] {
+            let judged = port.judge_shown(&long, shown);
+            assert_eq!(judged, Err(DropReason::HeadersTooLong), "{shown}");
+        }
+        assert_eq!(port.judge(&long), Ok(Outcome::Pass));
+    }
+    // Nothing is learned of what other messages hold, nor of ports whose addresses are declared.
+    let odd = [0, 9, 0];
+    assert_eq!(port.judge(&gives_back(1, &[&odd])), Ok(Outcome::Pass));
+    let declared = Port::of_ip();
+    assert_eq!(declared.judge(&gives_back(8, &[&odd])), Ok(Outcome::Pass));
+}
