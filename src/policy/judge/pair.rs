@@ -210,6 +210,8 @@ impl Judge<'_> {
         }
         let rules = [outbound, inbound].map(|say| Decided::by(say.rule()));
         match flow {
+            // What is said of the packet that opens is not said of those behind it: rules tell new ones from established ones.
+            Some(_) if look.state == State::New => {}
             Some((flow, direction)) => {
                 self.remember(to, Judged::Flow(flow, direction, State::Established));
             }

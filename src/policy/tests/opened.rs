@@ -1,0 +1,70 @@
+//! What is said of the packet that opens a connection, and what of those behind it.
+
+use super::*;
+use crate::policy::subject::State as Of;
+
+fn of(states: &[Of], rule: Rule) -> Rule {
+    Rule {
+        states: states.to_vec(),
+        ..rule
+    }
+}
+
+#[test]
+fn a_rule_about_established_packets_meets_the_second_of_a_connection() {
+    let sender = PortPolicy {
+        outbound: list(vec![
+            of(&[Of::Established], Rule::any(Action::Deny)),
+            Rule::any(Action::Allow),
+        ]),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![sender, free()]);
+    let frame = udp((0, 4000), (1, 53));
+    assert_eq!(bench.send(0, 1, &frame), Ok(()));
+    for _ in 0..3 {
+        assert_eq!(bench.send(0, 1, &frame), Err(DropReason::DeniedOutbound));
+    }
+}
+
+#[test]
+fn a_stateless_rule_about_new_packets_lets_the_first_pass_alone() {
+    let sender = PortPolicy {
+        outbound: list(vec![Rule {
+            stateless: true,
+            ..of(&[Of::New], Rule::any(Action::Allow))
+        }]),
+        ..free()
+    };
+    let receiver = PortPolicy {
+        inbound: list(vec![Rule::any(Action::Allow)]),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![sender, receiver]);
+    let frame = udp((0, 4000), (1, 53));
+    assert_eq!(bench.send(0, 1, &frame), Ok(()));
+    for _ in 0..3 {
+        assert_eq!(bench.send(0, 1, &frame), Err(DropReason::NotAllowed));
+    }
+}
+
+/// The same in one burst: no run begins with the packet that opens.
+#[test]
+fn no_run_begins_with_the_packet_that_opens() {
+    let sender = PortPolicy {
+        outbound: list(vec![
+            of(&[Of::Established], Rule::any(Action::Deny)),
+            Rule::any(Action::Allow),
+        ]),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![sender, free()]);
+    let frames = vec![udp((0, 4000), (1, 53)); 8];
+    let (said, in_runs) = bench.burst(0, 1, &frames);
+    assert_eq!(
+        said.iter().filter(|said| said.is_ok()).count(),
+        1,
+        "{said:?}"
+    );
+    assert_eq!(in_runs, 0);
+}
