@@ -157,7 +157,8 @@ fi
 
 inputs=$(cat "$root"/lab/agent/Cargo.* "$root"/lab/agent/src/*.rs "$root"/lab/init "$0" "$lab/kernel/.complete" \
     | sha256sum | cut -d' ' -f1)
-if [ "$(cat "$lab/initramfs.inputs" 2>/dev/null || true)" != "$inputs" ] || [ ! -e "$lab/initramfs.cpio.gz" ]; then
+if [ "$(cat "$lab/initramfs.inputs" 2>/dev/null || true)" != "$inputs" ] || [ ! -e "$lab/initramfs.cpio.gz" ] ||
+    [ ! -e "$lab/bridge.cpio.gz" ]; then
     say "builds the guests' agent and ram disk"
     RUSTFLAGS="-C target-feature=+crt-static" CARGO_TARGET_DIR="$lab/agent-target" \
         cargo build -q --release --locked --manifest-path "$root/lab/agent/Cargo.toml" 9>&-
@@ -184,5 +185,28 @@ if [ "$(cat "$lab/initramfs.inputs" 2>/dev/null || true)" != "$inputs" ] || [ ! 
     done
     (cd "$disk" && find . | busybox cpio -o -H newc 2>/dev/null | gzip -1) >"$lab/initramfs.tmp"
     mv "$lab/initramfs.tmp" "$lab/initramfs.cpio.gz"
+
+    # What turns a guest into the kernel's bridge, in a second archive behind the first (the kernel unpacks one after the other):
+    # this machine's kernel need not have connection tracking for bridges, the guests' has.
+    addition=$lab/bridge
+    rm -rf "$addition"
+    mkdir -p "$addition"/{sbin,modules}
+    order=40
+    for module in libcrc32c bridge nf_defrag_ipv4 nf_defrag_ipv6 nf_conntrack nf_conntrack_bridge nfnetlink nf_tables \
+        nft_ct nft_meta_bridge nft_reject nf_reject_ipv4 nf_reject_ipv6 nft_reject_bridge; do
+        order=$((order + 1))
+        file=$(find "$lab"/kernel/lib/modules -name "$module.ko" | head -n 1)
+        [ -n "$file" ] || continue # built into this kernel
+        cp "$file" "$addition/modules/$order-$module.ko"
+    done
+    for program in nft ip bridge; do
+        cp -L "/usr/sbin/$program" "$addition/sbin/$program"
+        ldd "/usr/sbin/$program" | grep -o '/[^ ]*' | while read -r library; do
+            mkdir -p "$addition$(dirname "$library")"
+            cp -L "$library" "$addition$library"
+        done
+    done
+    (cd "$addition" && find . | busybox cpio -o -H newc 2>/dev/null | gzip -1) | cat "$lab/initramfs.cpio.gz" - >"$lab/bridge.tmp"
+    mv "$lab/bridge.tmp" "$lab/bridge.cpio.gz"
     echo "$inputs" >"$lab/initramfs.inputs"
 fi

@@ -7,6 +7,7 @@
 
 mod agent;
 mod bare;
+mod bridge;
 mod guest;
 mod libvirt;
 pub(crate) mod namespace;
@@ -20,6 +21,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub(crate) use bare::{Bare, RX, TX};
+pub(crate) use bridge::BridgeGuest;
 pub(crate) use guest::{Guest, GuestSpec, Qemu, boot};
 pub(crate) use libvirt::Libvirt;
 pub(crate) use process::Process;

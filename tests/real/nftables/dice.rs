@@ -1,5 +1,35 @@
 //! Where the lot comes from: numbers that a seed determines.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The seed of this run: another one each time, unless `PORTCULLIS_SEED` repeats one. It is printed.
+pub(crate) fn seed() -> u64 {
+    told(said().unwrap_or_else(drawn))
+}
+
+/// The same, and `usual` but in the long form.
+pub(crate) fn seed_or(usual: u64) -> u64 {
+    let is_long = std::env::var_os("PORTCULLIS_LONG").is_some();
+    told(said().unwrap_or_else(|| if is_long { drawn() } else { usual }))
+}
+
+fn said() -> Option<u64> {
+    let text = std::env::var("PORTCULLIS_SEED").ok()?;
+    Some(text.parse().expect("PORTCULLIS_SEED is a number"))
+}
+
+fn drawn() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("a time");
+    u64::from(now.subsec_nanos()) ^ now.as_secs()
+}
+
+fn told(seed: u64) -> u64 {
+    eprintln!("PORTCULLIS_SEED={seed}");
+    seed
+}
+
 /// Vigna, xorshift64*.
 pub(crate) struct Dice(u64);
 

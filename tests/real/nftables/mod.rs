@@ -14,21 +14,21 @@
 
 mod dice;
 mod frames;
+mod ours;
 mod policy;
+mod tracked;
 mod world;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use portcullis::guest::Guest;
 
 use self::dice::Dice;
 use self::frames::{INTENDED, Oddity, Relation, Sent};
+use self::ours::{Ours, bound};
 use self::policy::Policy;
 use self::world::{MARK, NATIVE, PLACES, STATIONS, TAGS, mac};
 use crate::lab::namespace::{Tap, command, enter_silent_network, fed, setting};
-use crate::lab::{Bench, PATIENCE, Switch, until};
+use crate::lab::{Bench, PATIENCE, until};
 
 const POLICIES: u32 = 80;
 const FRAMES: u32 = 400;
@@ -144,80 +144,6 @@ impl Bridge {
     }
 }
 
-/// Our own switch, as its own process.
-struct Ours {
-    bench: Bench,
-    switch: Switch,
-    guests: Vec<Guest>,
-    sent: [u64; PLACES.len()],
-}
-
-impl Ours {
-    fn new() -> Self {
-        let bench = Bench::new();
-        let switch = Switch::start(&bench, &ports(&bench));
-        let guests = PLACES.iter().map(|place| {
-            let guest = Guest::builder().ring_size(1024);
-            guest
-                .connect(bench.path(&format!("{}.sock", place.name)))
-                .expect("a guest")
-        });
-        let guests = guests.collect();
-        switch.await_running(&PLACES.each_ref().map(|place| place.name));
-        Self {
-            bench,
-            switch,
-            guests,
-            sent: [0; PLACES.len()],
-        }
-    }
-
-    fn rule(&self, policy: &Policy) {
-        let bound = PLACES.map(|place| {
-            let table = format!("[port.{}]\n", place.name);
-            (table.clone(), format!("{table}acl = \"{}\"\n", place.name))
-        });
-        let mut text = ports(&self.bench);
-        for (table, with_list) in bound {
-            text = text.replace(&table, &with_list);
-        }
-        self.switch.change(&format!("{text}{}", policy.toml()));
-    }
-
-    fn send(&mut self, port: usize, frame: &[u8]) {
-        self.guests[port].send(frame).expect("a place in the ring");
-        self.sent[port] += 1;
-    }
-
-    /// All that was sent is judged, and delivered or not.
-    fn settle(&self) {
-        until("the end of the round", PATIENCE, || {
-            let status = self.switch.status();
-            let settled = PLACES.iter().zip(self.sent).all(|(place, sent)| {
-                let traffic = Switch::traffic_of(&status, place.name);
-                traffic.received == sent
-                    && traffic.received == traffic.forwarded + traffic.dropped
-                    && traffic.offered == traffic.delivered + traffic.undelivered
-            });
-            settled.then_some(())
-        });
-    }
-
-    fn pass(&mut self, frames: &[Sent], arrivals: &mut Arrivals) {
-        for sent in frames {
-            self.send(sent.port, &sent.bytes);
-        }
-        self.settle();
-        for (port, guest) in self.guests.iter_mut().enumerate() {
-            while let Some(received) = guest.try_recv().expect("a frame") {
-                if !is_marker(&received.bytes) {
-                    note(arrivals, port, received.bytes);
-                }
-            }
-        }
-    }
-}
-
 /// The ports without their lists. Port security is off: the bridge has none.
 fn ports(bench: &Bench) -> String {
     let mut text = String::from(
@@ -291,23 +217,14 @@ fn names(arrived: &[Option<Vec<u8>>], sent: &[u8]) -> String {
 
 #[test]
 fn the_bridge_with_nftables_and_we_deliver_the_same_frames_under_the_same_rules() {
-    let seed = std::env::var("PORTCULLIS_SEED").map_or_else(
-        |_| {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .expect("a time");
-            u64::from(now.subsec_nanos()) ^ now.as_secs()
-        },
-        |text| text.parse().expect("PORTCULLIS_SEED is a number"),
-    );
-    eprintln!("PORTCULLIS_SEED={seed}");
-    let mut ours = Ours::new();
+    let seed = dice::seed();
+    let mut ours = Ours::new(ports);
     let mut bridge = Bridge::new();
     for (port, frame) in introductions() {
         ours.send(port, &frame);
         bridge.taps[port].send(&frame);
     }
-    ours.pass(&[], &mut Arrivals::new());
+    ours.settle(|_, _| ());
     for tap in &mut bridge.taps {
         while tap.receive().is_some() {}
     }
@@ -317,14 +234,22 @@ fn the_bridge_with_nftables_and_we_deliver_the_same_frames_under_the_same_rules(
     let none = vec![None; PLACES.len()];
     for round in 0..POLICIES {
         let policy = Policy::new(&mut dice);
-        ours.rule(&policy);
+        let text = bound(&ports(&ours.bench), &policy.toml());
+        ours.switch.change(&text);
         bridge.rule(&policy);
         let frames: Vec<Sent> = (0..FRAMES)
             .map(|n| Sent::new(&mut dice, 0xa500_0000 | round << 16 | n))
             .collect();
         let (mut with_us, mut with_them) = (Arrivals::new(), Arrivals::new());
         for some in frames.chunks(ROUND) {
-            ours.pass(some, &mut with_us);
+            for sent in some {
+                ours.send(sent.port, &sent.bytes);
+            }
+            ours.settle(|port, frame| {
+                if !is_marker(&frame) {
+                    note(&mut with_us, port, frame);
+                }
+            });
             bridge.pass(some, &mut with_them);
         }
         for sent in &frames {
