@@ -68,3 +68,33 @@ fn no_run_begins_with_the_packet_that_opens() {
     );
     assert_eq!(in_runs, 0);
 }
+
+/// What was kept of a connection that has ended since was taken for the one that opened in its place, and counted nowhere.
+#[test]
+fn no_run_goes_on_in_the_connection_that_was_before() {
+    let asker = PortPolicy {
+        quota: Some(ConnectionQuota {
+            connections: 10,
+            half_open: 1,
+            new_per_second: Rate::default(),
+        }),
+        ..free()
+    };
+    let server = PortPolicy {
+        inbound: list(vec![Rule::any(Action::Allow)]),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![asker, server]);
+    let first = udp((0, 4000), (1, 53));
+    for frame in [&first, &first, &udp((0, 4001), (1, 53))] {
+        bench.send(0, 1, frame).unwrap();
+    }
+    let (said, _) = bench.burst(0, 1, &vec![first; 5]);
+    assert_eq!(said, [Ok(()); 5]);
+    let tracker = bench.policy.state().tracker();
+    let counted: Vec<_> = tracker
+        .flows(bench.now)
+        .map(|flow| flow.sent.packets)
+        .collect();
+    assert_eq!(counted, [5], "the other one made room");
+}
