@@ -280,8 +280,13 @@ fn f_10_memory_charged_to_the_switch_fits_the_documented_bound() {
             charged + BLUR >= before + 2 * touched * PAGE,
             "round {round}: {before} bytes before, {charged} after {touched} pages each way"
         );
+        // It stays after the connection, for as long as somebody keeps the file.
+        let file = Arc::clone(&mallory.memory);
         drop(mallory);
         switch.await_state("mallory", "waiting");
+        let charged = group.charged();
+        assert!(charged + BLUR >= before + 2 * touched * PAGE, "{charged}");
+        drop(file);
         until("what was charged to go with its guest", || {
             (group.charged() <= before + BLUR).then_some(())
         });
