@@ -210,13 +210,11 @@ impl Judge<'_> {
         }
         let rules = [outbound, inbound].map(|say| Decided::by(say.rule()));
         match flow {
-            // What is said of the packet that opens is not said of those behind it: rules tell new ones from established ones.
-            Some(_) if look.state == State::New => self.forget(),
             Some((flow, direction)) => {
                 self.remember(to, Judged::Flow(flow, direction, State::Established));
             }
             None if self.keeps(&look) => self.remember(to, Judged::Pass(rules, opened)),
-            None => self.forget(),
+            None => {}
         }
         Ok(())
     }
@@ -296,16 +294,6 @@ impl Judge<'_> {
         }
         let opened = burst.open(digest, frame, self.source, to, terms, epoch, self.now)?;
         Ok(Some(opened))
-    }
-
-    /// What was known of an earlier frame with the same subject is not said of this one: no run may begin with it.
-    fn forget(&mut self) {
-        let place = self.context.frame.place;
-        if let (Some(place), Some(cache)) = (place, self.context.cache.as_mut())
-            && let Some(known) = cache.get_mut(place)
-        {
-            known.pair = None;
-        }
     }
 
     fn remember(&mut self, to: PortId, judged: Judged) {
