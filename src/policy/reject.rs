@@ -218,7 +218,7 @@ mod tests {
     fn answer(frame: &[u8]) -> Option<Vec<u8>> {
         let len = u32::try_from(frame.len()).unwrap();
         let snapshot = &frame[..frame.len().min(128)];
-        let frame = Frame::parse(snapshot, len).unwrap();
+        let frame = Frame::parse(snapshot, len).ok()?; // what is no frame has no answer
         Answer::to(&frame, &Digest::of(&frame, 1)).map(|answer| answer.bytes().to_vec())
     }
 
