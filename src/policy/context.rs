@@ -31,6 +31,8 @@ pub(super) struct Judging {
     /// Where its subject is kept, if it is.
     pub(super) place: Option<Place>,
     pub(super) stamp: Stamp,
+    /// Whether what was said of it, and not of an earlier frame, is what is kept there of its receiver.
+    pub(super) is_kept: bool,
     /// The slot by which a look ahead knows it, until its digest is asked for.
     pub(super) slot: Option<u8>,
     /// Where its connection seems to be.

@@ -218,7 +218,7 @@ impl Judge<'_> {
         let stamp = Stamp::new(self.policy.epoch(), port.guard.generation(self.now));
         let judging = &mut self.context.frame;
         let slot = judging.slot.take();
-        (judging.stamp, judging.is_digested) = (stamp, true);
+        (judging.stamp, judging.is_digested, judging.is_kept) = (stamp, true, false);
         let seen = slot.and_then(|slot| self.ahead.take(slot, frame));
         let ahead = match seen {
             Some(seen) => {

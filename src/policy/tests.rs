@@ -13,6 +13,7 @@ use crate::clock::Tick;
 use crate::counters::{DropReason, PortId, PortSet};
 use crate::frame::{Frame, Mac, Vid, protocol};
 
+mod opened;
 mod runs;
 
 fn port(index: u16) -> PortId {

@@ -69,7 +69,10 @@ impl Judge<'_> {
             }
         }
         match self.known(admitted.frame, to) {
-            Some(Ok(())) => Ok(()),
+            Some(Ok(())) => {
+                self.context.frame.is_kept = true;
+                Ok(())
+            }
             Some(Err(refusal)) => {
                 // Nothing more of it is kept, but an earlier frame's trace is not this one's.
                 self.context.frame.last = Trace {
@@ -210,6 +213,8 @@ impl Judge<'_> {
         }
         let rules = [outbound, inbound].map(|say| Decided::by(say.rule()));
         match flow {
+            // What is said of the packet that opens is not said of those behind it: rules tell new ones from established ones.
+            Some(_) if look.state == State::New => {}
             Some((flow, direction)) => {
                 self.remember(to, Judged::Flow(flow, direction, State::Established));
             }
@@ -302,6 +307,7 @@ impl Judge<'_> {
             && let Some(known) = cache.get_mut(place)
         {
             known.pair = Some((to, judged));
+            self.context.frame.is_kept = true;
         }
     }
 

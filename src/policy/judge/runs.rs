@@ -85,6 +85,8 @@ impl Judge<'_> {
         }
         let follow = if is_free {
             Follow::Free
+        } else if !judging.is_kept {
+            return None;
         } else {
             let known = self.context.cache.as_ref()?.get(place?)?;
             match known.pair.filter(|(peer, _)| *peer == to)?.1 {

@@ -27,7 +27,7 @@ fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
 
 impl Bench {
     /// A burst to one receiver.
-    fn burst(&mut self, from: u16, to: u16, frames: &[Vec<u8>]) -> (Said, usize) {
+    pub(super) fn burst(&mut self, from: u16, to: u16, frames: &[Vec<u8>]) -> (Said, usize) {
         let frames: Vec<_> = frames.iter().map(|bytes| (to, bytes.clone())).collect();
         self.burst_to(from, &frames)
     }
@@ -84,7 +84,7 @@ impl Bench {
     }
 }
 
-type Said = Vec<Result<(), DropReason>>;
+pub(super) type Said = Vec<Result<(), DropReason>>;
 
 /// Lists of many kinds over guarded ports, some with little room for connections, some with leases for addresses.
 fn policy(dice: &mut Dice<'_>) -> Vec<PortPolicy> {

@@ -420,7 +420,6 @@ impl World<'_> {
 }
 
 #[test]
-#[ignore = "the verdict on the packet that opens a connection is kept for those behind it: not mended yet"]
 fn the_bridge_that_tracks_connections_and_we_deliver_the_same_conversations() {
     // What both sides mean is known of what was seen: another lot may yet show another difference, and the long form draws one.
     let seed = dice::seed_or(7936);

@@ -238,7 +238,7 @@ impl Talk {
             self.last.segment = Some((side, flags));
             oddity = self.turn(side, flags);
             // Who knows what this begins.
-            let is_closing = self.halves.iter().all(|half| half.fin);
+            let is_closing = self.halves.iter().any(|half| half.fin);
             let is_unknown = self.stage != Stage::None && !self.is_live || is_closing;
             self.is_over |= flags & SYN != 0 && is_unknown && !self.last.begins_anew;
         }
@@ -476,7 +476,8 @@ impl Talk {
             }
             8 => {
                 // On a connection that is there, it is answered with a challenge.
-                self.is_over |= is_early || !self.is_live || self.is_reset;
+                let is_closing = self.halves.iter().any(|half| half.fin);
+                self.is_over |= is_early || !self.is_live || self.is_reset || is_closing;
                 if side == 1 && (self.is_reset || !self.is_live) {
                     oddity = Some(Oddity::PeersSyn);
                 }

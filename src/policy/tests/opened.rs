@@ -1,0 +1,91 @@
+//! What is said of the packet that opens a connection, and what of those behind it.
+
+use super::*;
+use crate::policy::subject::State as Of;
+
+fn of(states: &[Of], rule: Rule) -> Rule {
+    Rule {
+        states: states.to_vec(),
+        ..rule
+    }
+}
+
+#[test]
+fn a_rule_about_established_packets_meets_the_second_of_a_connection() {
+    let sender = PortPolicy {
+        outbound: list(vec![
+            of(&[Of::Established], Rule::any(Action::Deny)),
+            Rule::any(Action::Allow),
+        ]),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![sender, free()]);
+    let frame = udp((0, 4000), (1, 53));
+    assert_eq!(bench.send(0, 1, &frame), Ok(()));
+    for _ in 0..3 {
+        assert_eq!(bench.send(0, 1, &frame), Err(DropReason::DeniedOutbound));
+    }
+}
+
+#[test]
+fn a_stateless_rule_about_new_packets_lets_the_first_pass_alone() {
+    let sender = PortPolicy {
+        outbound: list(vec![Rule {
+            stateless: true,
+            ..of(&[Of::New], Rule::any(Action::Allow))
+        }]),
+        ..free()
+    };
+    let receiver = PortPolicy {
+        inbound: list(vec![Rule::any(Action::Allow)]),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![sender, receiver]);
+    let frame = udp((0, 4000), (1, 53));
+    assert_eq!(bench.send(0, 1, &frame), Ok(()));
+    for _ in 0..3 {
+        assert_eq!(bench.send(0, 1, &frame), Err(DropReason::NotAllowed));
+    }
+}
+
+/// The same in one burst: no run begins with the packet that opens.
+#[test]
+fn no_run_begins_with_the_packet_that_opens() {
+    let sender = PortPolicy {
+        outbound: list(vec![
+            of(&[Of::Established], Rule::any(Action::Deny)),
+            Rule::any(Action::Allow),
+        ]),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![sender, free()]);
+    let frames = vec![udp((0, 4000), (1, 53)); 8];
+    let (said, in_runs) = bench.burst(0, 1, &frames);
+    assert_eq!(
+        said.iter().filter(|said| said.is_ok()).count(),
+        1,
+        "{said:?}"
+    );
+    assert_eq!(in_runs, 0);
+}
+
+/// What was kept of a connection that has ended since was taken for the one that opened in its place, and counted nowhere.
+#[test]
+fn no_run_goes_on_in_the_connection_that_was_before() {
+    let server = PortPolicy {
+        inbound: list(vec![Rule::any(Action::Allow)]),
+        ..free()
+    };
+    let mut bench = Bench::new(vec![free(), server]);
+    let frame = udp((0, 4000), (1, 53));
+    for _ in 0..3 {
+        bench.burst(0, 1, std::slice::from_ref(&frame));
+    }
+    bench.now = Tick::from_secs(3600);
+    let (said, _) = bench.burst(0, 1, &vec![frame; 5]);
+    assert_eq!(said, [Ok(()); 5]);
+    let tracker = bench.policy.state().tracker();
+    let flows = tracker.flows(bench.now);
+    let counted: Vec<_> = flows.map(|flow| flow.sent.packets).collect();
+    assert_eq!(counted, [5]);
+}
