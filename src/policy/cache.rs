@@ -145,6 +145,12 @@ pub(super) struct Cache {
 }
 
 impl Cache {
+    /// The one there, which is made when it is needed first.
+    #[inline(always)]
+    pub(super) fn at(place: &mut Option<Box<Self>>) -> &mut Self {
+        place.get_or_insert_with(|| Box::new(Self::new()))
+    }
+
     pub(super) fn new() -> Self {
         let random = RandomState::new();
         let empty = Set {

@@ -2,7 +2,7 @@
 
 use super::cache::{Cache, Place, Stamp};
 use super::digest::Digest;
-use super::judge::Sought;
+use super::judge::Searches;
 use super::rule::Decision;
 use super::subject::{State, Subject};
 use super::track::Hint;
@@ -17,7 +17,7 @@ pub struct Context {
     /// Where the frame before was kept: a second one with the same subject may begin a run.
     pub(super) latest: Option<Place>,
     /// What the burst before looked for of connections.
-    pub(super) sought: Sought,
+    pub(super) sought: Searches,
 }
 
 /// The frame that is being judged: from [`admit`](super::Judge::admit) to the last [`permit`](super::Judge::permit).
@@ -63,12 +63,6 @@ pub struct Trace {
 }
 
 impl Context {
-    /// The cache, which is made when it is needed first.
-    #[inline(always)]
-    pub(super) fn cache(&mut self) -> &mut Cache {
-        self.cache.get_or_insert_with(|| Box::new(Cache::new()))
-    }
-
     /// How the last pair was judged. Of a pair whose verdict was known nothing is told but that it passed.
     pub fn trace(&self) -> Trace {
         self.frame.last

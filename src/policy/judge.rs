@@ -11,7 +11,7 @@ mod runs;
 use std::sync::Arc;
 
 use self::ahead::Ahead;
-pub(super) use self::ahead::Sought;
+pub(super) use self::ahead::Searches;
 use super::cache::{Cache, Stamp};
 use super::context::{Context, Trace};
 use super::gate::{Bound, Policy};
@@ -48,7 +48,7 @@ pub struct Judge<'a> {
     ahead: &'a mut Ahead,
     run: Option<Run>,
     /// What was looked for of connections.
-    sought: Sought,
+    sought: Searches,
     now: Tick,
 }
 
@@ -76,7 +76,7 @@ impl Policy {
             burst,
             ahead,
             run: None,
-            sought: Sought::default(),
+            sought: Searches::default(),
             now,
         }
     }
@@ -240,10 +240,7 @@ impl Judge<'_> {
             return 0;
         }
         // A port that has never sent plain data has no cache.
-        let cache = self
-            .context
-            .cache
-            .get_or_insert_with(|| Box::new(Cache::new()));
+        let cache = Cache::at(&mut self.context.cache);
         let (hash, place) = ahead.unwrap_or_else(|| (cache.hash(subject, word), None));
         judging.place = cache.find_near(place, hash, subject, word, stamp);
         hash

@@ -182,10 +182,19 @@ impl Client<'_> {
     }
 
     fn start(&self, port: &mut Port, index: u32, kick: &OwnedFd) {
+        self.place(port, index);
+        self.tell(port, SET_VRING_ENABLE, &state(index, 1), &[]);
+        self.kick(port, index, kick);
+    }
+
+    /// Says where a ring is.
+    fn place(&self, port: &mut Port, index: u32) {
         self.tell(port, SET_VRING_NUM, &state(index, 256), &[]);
         let at = addr_at(index, USER + DESC, USER + AVAIL, USER + USED);
         self.tell(port, SET_VRING_ADDR, &at, &[]);
-        self.tell(port, SET_VRING_ENABLE, &state(index, 1), &[]);
+    }
+
+    fn kick(&self, port: &mut Port, index: u32, kick: &OwnedFd) {
         self.tell(
             port,
             SET_VRING_KICK,
@@ -265,15 +274,8 @@ fn a_ring_is_not_yet_enabled_until_its_front_end_says_something() {
     let mut client = room.client(&mut port);
     let memory = memfd(MEM);
     client.negotiate(&mut port, &memory);
-    let at = addr_at(1, USER + DESC, USER + AVAIL, USER + USED);
-    client.tell(&mut port, SET_VRING_NUM, &state(1, 256), &[]);
-    client.tell(&mut port, SET_VRING_ADDR, &at, &[]);
-    client.tell(
-        &mut port,
-        SET_VRING_KICK,
-        &1u64.to_ne_bytes(),
-        &[event().as_fd()],
-    );
+    client.place(&mut port, 1);
+    client.kick(&mut port, 1, &event());
     let stands = |port: &Port| {
         let enabled = room.lanes.tx(0).unwrap().as_ref().unwrap().enabled;
         assert_eq!(port.status().rings[0].enabled, enabled == Enabled::Yes);
@@ -297,14 +299,8 @@ fn a_ring_is_not_yet_enabled_until_its_front_end_says_something() {
     room.settle(&mut port);
     let mut client = room.client(&mut port);
     client.negotiate(&mut port, &memory);
-    client.tell(&mut port, SET_VRING_NUM, &state(1, 256), &[]);
-    client.tell(&mut port, SET_VRING_ADDR, &at, &[]);
-    client.tell(
-        &mut port,
-        SET_VRING_KICK,
-        &1u64.to_ne_bytes(),
-        &[event().as_fd()],
-    );
+    client.place(&mut port, 1);
+    client.kick(&mut port, 1, &event());
     assert_eq!(stands(&port), Enabled::NotYet);
 }
 

@@ -11,20 +11,20 @@
 use super::Judge;
 use crate::counters::PortId;
 use crate::frame::{Frame, Mac};
-use crate::policy::cache::{Judged, Place, Stamp};
+use crate::policy::cache::{Cache, Judged, Place, Stamp};
 use crate::policy::digest::Digest;
 use crate::policy::track::{ABREAST, Hint, Tracker};
 
 /// What a burst looked for of connections: by that the next one knows whether to look ahead.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::policy) struct Sought {
+pub(in crate::policy) struct Searches {
     /// Frames whose connection was looked for, since nothing was kept of their flow.
     looks: u32,
     /// The most connections of a port that they were of.
     among: u32,
 }
 
-impl Sought {
+impl Searches {
     /// From so many on it is worth while.
     const LOOKS: u32 = 8;
     /// Fewer connections than these are in some cache (32 MiB), and to read all frames first costs more than it saves.
@@ -93,7 +93,7 @@ impl Judge<'_> {
     /// Whether it is worth while to [look ahead](Self::look_ahead) over so many frames.
     #[inline]
     pub fn looks_ahead(&self, frames: u32) -> bool {
-        frames >= Sought::LOOKS && self.context.sought.calls_for_looking_ahead()
+        frames >= Searches::LOOKS && self.context.sought.calls_for_looking_ahead()
     }
 
     /// Reads frames of the burst, each with the number of its slot, below 64, by which [`admit`](Self::admit) then knows it.
@@ -108,7 +108,7 @@ impl Judge<'_> {
             return;
         };
         let stamp = Stamp::new(self.policy.epoch(), port.guard.generation(self.now));
-        let cache = self.context.cache();
+        let cache = Cache::at(&mut self.context.cache);
         let Ahead { seen, fresh } = &mut *self.ahead;
         seen.resize(ABREAST, Seen::default());
         for (slot, frame) in frames {

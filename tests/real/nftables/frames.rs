@@ -31,6 +31,14 @@ pub(crate) enum Relation {
     Other,
 }
 
+impl Relation {
+    /// Whether what each port received with us stands to what it received on the bridge otherwise than so.
+    pub(crate) fn is_broken(self, ours: &[Option<Vec<u8>>], theirs: &[Option<Vec<u8>>]) -> bool {
+        let mut both = ours.iter().zip(theirs);
+        self == Self::Stricter && both.any(|(ours, theirs)| ours.is_some() && ours != theirs)
+    }
+}
+
 /// Every intended difference, and why it is one.
 pub(crate) const INTENDED: [(Oddity, Relation, &str); 12] = [
     (

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use self::dice::Dice;
-use self::frames::{INTENDED, Oddity, Relation, Sent};
+use self::frames::{INTENDED, Oddity, Sent};
 use self::ours::{Ours, bound};
 use self::policy::Policy;
 use self::world::{MARK, NATIVE, PLACES, STATIONS, TAGS, mac};
@@ -187,11 +187,7 @@ fn compare(
         .iter()
         .find(|(known, ..)| *known == oddity)
         .expect("a reason");
-    let is_more = ours
-        .iter()
-        .zip(theirs)
-        .any(|(ours, theirs)| ours.is_some() && ours != theirs);
-    if is_more && *relation == Relation::Stricter {
+    if relation.is_broken(ours, theirs) {
         return Err(format!("{oddity:?}: we deliver more than the bridge"));
     }
     Ok(())

@@ -1,8 +1,10 @@
 //! Our switch, as a process, with guests in software at its ports.
 
+use std::fmt::Write as _;
+
 use portcullis::guest::Guest;
 
-use super::world::PLACES;
+use super::world::{MARK, PLACES};
 use crate::lab::{Bench, PATIENCE, Switch, until};
 
 /// Our own switch, as its own process.
@@ -70,4 +72,26 @@ pub(crate) fn bound(ports: &str, lists: &str) -> String {
         text = text.replace(&table, &format!("{table}acl = \"{}\"\n", place.name));
     }
     text + lists
+}
+
+/// A list for each way, as an `[acl.NAME]` table; `toml` tells a rule in the configuration's words. What makes stations known
+/// passes first.
+pub(super) fn table<R>(
+    name: &str,
+    lists: &[Option<Vec<R>>; 2],
+    toml: impl Fn(&R) -> String,
+) -> String {
+    let mut text = format!("[acl.{name}]\n");
+    for (way, list) in ["outbound", "inbound"].iter().zip(lists) {
+        let Some(rules) = list else { continue };
+        let _ = writeln!(
+            text,
+            "{way} = [\n  {{ allow = \"{MARK:#06x}\", stateless = true }},"
+        );
+        for rule in rules {
+            let _ = writeln!(text, "  {},", toml(rule));
+        }
+        text += "]\n";
+    }
+    text
 }

@@ -10,6 +10,7 @@
 use std::fmt::Write as _;
 
 use super::dice::Dice;
+use super::ours::table;
 use super::world::{
     ETHERTYPES, GROUPS, HOSTS, KINDS, MARK, NETS, NUMBERS, PLACES, PROTOCOLS, STATIONS, ipv4, ipv6,
     mac,
@@ -87,22 +88,10 @@ impl Policy {
 
     /// The lists as `[acl.NAME]` tables, named after their ports.
     pub(crate) fn toml(&self) -> String {
-        let mut text = String::new();
-        for (place, lists) in PLACES.iter().zip(&self.lists) {
-            let _ = writeln!(text, "[acl.{}]", place.name);
-            for (way, list) in ["outbound", "inbound"].iter().zip(lists) {
-                let Some(rules) = list else { continue };
-                let _ = writeln!(
-                    text,
-                    "{way} = [\n  {{ allow = \"{MARK:#06x}\", stateless = true }},"
-                );
-                for rule in rules {
-                    let _ = writeln!(text, "  {},", rule.toml());
-                }
-                text += "]\n";
-            }
-        }
-        text
+        let named = PLACES.iter().zip(&self.lists);
+        named
+            .map(|(place, lists)| table(place.name, lists, Rule::toml))
+            .collect()
     }
 
     /// The same as a table of the bridge family.

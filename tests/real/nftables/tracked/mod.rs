@@ -300,11 +300,7 @@ impl Tally {
             .iter()
             .find(|(known, ..)| *known == oddity)
             .expect("a reason");
-        let is_more = ours
-            .iter()
-            .zip(theirs)
-            .any(|(ours, theirs)| ours.is_some() && ours != theirs);
-        if is_more && *relation == Relation::Stricter && !names_states {
+        if relation.is_broken(ours, theirs) && !names_states {
             return Err(format!("{oddity:?}: we deliver more than the bridge"));
         }
         Ok(())
@@ -422,7 +418,8 @@ impl World<'_> {
 #[test]
 fn the_bridge_that_tracks_connections_and_we_deliver_the_same_conversations() {
     // What both sides mean is known of what was seen: another lot may yet show another difference, and the long form draws one.
-    let seed = dice::seed_or(7936);
+    // This one shows when the packet that opens a connection is not judged for itself.
+    let seed = dice::seed_or(2);
     let mut dice = Dice::new(seed);
     let mut tally = Tally::default();
     let mut kernel = Kernel::boot();

@@ -8,7 +8,8 @@
 use std::fmt::Write as _;
 
 use super::super::dice::Dice;
-use super::super::world::{GROUPS, MARK, PLACES, STATIONS, mac};
+use super::super::ours::table;
+use super::super::world::{GROUPS, PLACES, STATIONS, mac};
 use super::gate::{self, bits};
 use super::layout::VLANS;
 use super::packet::{NETS, TCP, UDP, icmp_of, prefix};
@@ -139,25 +140,11 @@ impl Policy {
 
     /// The lists as `[acl.NAME]` tables, named after their ports.
     pub(super) fn toml(&self) -> String {
-        let mut text = String::new();
-        for (place, lists) in PLACES.iter().zip(&self.lists) {
-            if lists.iter().all(Option::is_none) {
-                continue;
-            }
-            let _ = writeln!(text, "[acl.{}]", place.name);
-            for (way, list) in ["outbound", "inbound"].iter().zip(lists) {
-                let Some(rules) = list else { continue };
-                let _ = writeln!(
-                    text,
-                    "{way} = [\n  {{ allow = \"{MARK:#06x}\", stateless = true }},"
-                );
-                for rule in rules {
-                    let _ = writeln!(text, "  {},", rule.toml());
-                }
-                text += "]\n";
-            }
-        }
-        text
+        let named = PLACES.iter().zip(&self.lists);
+        named
+            .filter(|(_, lists)| lists.iter().any(Option::is_some))
+            .map(|(place, lists)| table(place.name, lists, Rule::toml))
+            .collect()
     }
 
     /// The same as a table of the bridge family, the policy's number in the marks of its connections.
