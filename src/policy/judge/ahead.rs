@@ -27,7 +27,8 @@ pub(in crate::policy) struct Searches {
 impl Searches {
     /// From so many on it is worth while.
     const LOOKS: u32 = 8;
-    /// Fewer connections than these are in some cache (32 MiB), and to read all frames first costs more than it saves.
+    /// Fewer connections than these are in some cache (32 MiB), and to read all frames first costs more than it saves. Unit tests
+    /// look ahead over few, too.
     const AMONG: u32 = if cfg!(test) { 1 } else { 1 << 18 };
 
     #[inline]
@@ -46,6 +47,7 @@ impl Searches {
 /// What a look ahead has found of the frames of one burst. Of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
+    /// Made with the first look ahead: the one allocation of it.
     seen: Vec<Seen>,
     /// The slots whose frames were seen and not judged yet.
     fresh: u64,
