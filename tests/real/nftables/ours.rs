@@ -78,7 +78,7 @@ pub(crate) fn bound(ports: &str, lists: &str) -> String {
 /// passes first.
 pub(super) fn table<R>(
     name: &str,
-    lists: &[Option<Vec<R>>; 2],
+    lists: [Option<&[R]>; 2],
     toml: impl Fn(&R) -> String,
 ) -> String {
     let mut text = format!("[acl.{name}]\n");

@@ -86,11 +86,18 @@ impl Policy {
         Self { lists }
     }
 
-    /// The lists as `[acl.NAME]` tables, named after their ports.
+    /// The lists as `[acl.NAME]` tables, named after their ports. To us a port that has a list for one way only opens connections the
+    /// other way, to which replies come whatever that list says: `tracked` compares this. Here it has one that lets all pass, as
+    /// stateless as all the rest.
     pub(crate) fn toml(&self) -> String {
+        let all = [Rule::of(Kind::Any, true)];
         let named = PLACES.iter().zip(&self.lists);
         named
-            .map(|(place, lists)| table(place.name, lists, Rule::toml))
+            .map(|(place, lists)| {
+                let lists = lists.each_ref();
+                let lists = lists.map(|list| Some(list.as_deref().unwrap_or(&all)));
+                table(place.name, lists, Rule::toml)
+            })
             .collect()
     }
 

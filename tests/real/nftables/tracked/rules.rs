@@ -143,7 +143,13 @@ impl Policy {
         let named = PLACES.iter().zip(&self.lists);
         named
             .filter(|(_, lists)| lists.iter().any(Option::is_some))
-            .map(|(place, lists)| table(place.name, lists, Rule::toml))
+            .map(|(place, lists)| {
+                table(
+                    place.name,
+                    lists.each_ref().map(Option::as_deref),
+                    Rule::toml,
+                )
+            })
             .collect()
     }
 
