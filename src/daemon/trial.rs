@@ -186,11 +186,18 @@ impl Trial {
             reason: None,
             destinations: Vec::new(),
         };
-        let mut seen = SNAPSHOT;
+        let (mut seen, mut context) = (SNAPSHOT, Context::default());
         // As the data path does: more is looked at, once, when the headers run on.
         let explained = loop {
             let snapshot = bytes.get(..seen).unwrap_or(bytes);
-            let explained = self.pass(from, to, snapshot, bytes, len, now, told.clone());
+            let explained = self.pass(
+                from,
+                to,
+                (snapshot, bytes, len),
+                &mut context,
+                now,
+                told.clone(),
+            );
             let runs_on = explained.reason.as_deref() == Some(DropReason::HeadersTooLong.name());
             if !runs_on || seen != SNAPSHOT || bytes.len() <= seen {
                 break explained;
@@ -203,14 +210,13 @@ impl Trial {
         explained
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one frame and its circumstances")]
+    /// Judges a frame of which the switch has seen `snapshot`; for the first time, or once more with the same context.
     fn pass(
         &self,
         from: PortId,
         to: Option<PortId>,
-        snapshot: &[u8],
-        whole: &[u8],
-        len: u32,
+        (snapshot, whole, len): (&[u8], &[u8], u32),
+        context: &mut Context,
         now: Tick,
         mut told: Explanation,
     ) -> Explanation {
@@ -223,8 +229,11 @@ impl Trial {
         {
             frame = longer;
         }
-        let (mut context, mut desk) = (Context::default(), Desk::default());
-        let mut judge = self.policy.judge(from, &mut context, &mut desk, now);
+        let mut desk = Desk::default();
+        let mut judge = self.policy.judge(from, context, &mut desk, now);
+        if snapshot.len() > SNAPSHOT {
+            judge.see_again();
+        }
         let weight = Weight {
             frames: 1,
             bytes: len,
@@ -534,6 +543,35 @@ mod tests {
         }
         let entries = trial.fabric.fdb().entries(Tick::ZERO);
         assert_eq!(entries.filter(|entry| !entry.is_static).count(), 0);
+    }
+
+    /// It was counted twice under its sender's limits.
+    #[test]
+    fn a_frame_that_is_looked_at_twice_is_counted_once() {
+        let trial = trial(
+            r#"
+            [acl.db]
+            inbound = [ { allow = "udp", port = 5353 } ]
+            [port.web]
+            socket = "/web"
+            uplink = true
+            limits = { send_frames = "1/s burst 1" }
+            [port.db]
+            socket = "/db"
+            acl = "db"
+            mac = "52:54:00:00:00:02"
+            "#,
+        );
+        let mut bytes = vec![0x52, 0x54, 0, 0, 0, 2, 0x52, 0x54, 0, 0, 0, 1, 0x86, 0xdd];
+        bytes.extend([0x60, 0, 0, 0, 0, 112, 0, 64]);
+        bytes.extend([[0xfd; 16], [0xfe; 16]].as_flattened());
+        // 96 bytes of hop-by-hop options: the ports lie beyond the first 128 bytes.
+        bytes.extend([17, 11, 1, 92]);
+        bytes.extend([0; 92]);
+        bytes.extend([0x14, 0xe9, 0x14, 0xe9, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let [from, to] = ["web", "db"].map(|name| trial.port(name).unwrap());
+        let told = trial.explain(from, Some(to), &bytes);
+        assert_eq!((told.reason, told.verdict), (None, Action::Allow));
     }
 
     #[test]

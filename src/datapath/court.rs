@@ -232,7 +232,8 @@ impl Court<'_> {
             SNAPSHOT_MAX
         };
         self.extend(slot, index, want);
-        self.pass(slot, index, fanout)
+        self.judge.see_again();
+        self.pass_alone(slot, index, fanout)
     }
 
     /// Makes a frame private whole from which leases are learned.
@@ -292,8 +293,9 @@ impl Court<'_> {
                 Err(refused) => {
                     self.refused = self.refused.saturating_add(1);
                     refusal = refused;
-                    // Whoever has no list has it twice then, which is once: see `Fanout`.
                     if refused.reason == DropReason::HeadersTooLong && slot.can_extend() {
+                        // Judged anew for all, those too that have no list and asked for no more.
+                        fanout.withdraw(index);
                         return Err(refused);
                     }
                 }

@@ -121,6 +121,22 @@ impl Fanout {
         self.run.insert(slot);
     }
 
+    /// Takes back that frame `slot` goes anywhere.
+    #[cold]
+    pub(crate) fn withdraw(&mut self, slot: u8) {
+        self.end_run();
+        let mut one = Frames::default();
+        one.insert(slot);
+        let sets = &mut self.frames;
+        self.receivers.retain(|to| {
+            let Some(frames) = sets.get_mut(to.index()) else {
+                return false;
+            };
+            *frames = frames.without(one);
+            !frames.is_empty()
+        });
+    }
+
     /// Enters the run into the set of its receiver.
     #[inline(never)]
     fn end_run(&mut self) {

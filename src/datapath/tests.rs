@@ -13,7 +13,7 @@ use crate::guest::{Descriptor, Memory, RawRing, RingLayout};
 use crate::memory::{FaultFlag, GuestMemory, Limits, Region, RegionSpec};
 use crate::policy::Policy;
 use crate::policy::rule::{Action, Kind, Rule};
-use crate::policy::spec::{GuardSpec, IpSpec, MacSpec, PortPolicy};
+use crate::policy::spec::{GuardSpec, IpSpec, LimitSpec, MacSpec, PortPolicy, Rate};
 use crate::port::door::Door;
 use crate::port::lanes::{Enabled, Fault, FaultBell, Lanes, RingSetup};
 use crate::ring::{Layout, features};
@@ -459,9 +459,22 @@ fn f_5_a_broadcast_that_everybody_refuses_costs_what_it_costs_to_ask() {
     assert!(crank.rounds_in_debt() >= 32 * 16 / 64 - 1);
 }
 
-/// One receiver without a list was enough, and those with one were refused what they would have been let have.
-#[test]
-fn a_frame_to_many_is_looked_at_as_deep_as_any_of_them_asks() {
+/// A datagram to `dst` with 96 bytes of hop-by-hop options in front of UDP, whose ports lie beyond the first 128 bytes.
+fn with_long_headers(dst: [u8; 6]) -> Vec<u8> {
+    let mut bytes = [&dst[..], &mac(0), &[0x86, 0xdd]].concat();
+    bytes.extend([0x60, 0, 0, 0, 0, 112, 0, 64]);
+    bytes.extend("fe80::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    bytes.extend("ff02::fb".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    bytes.extend([17, 11, 1, 92]);
+    bytes.extend([0; 92]);
+    bytes.extend([0x14, 0xe9, 0x14, 0xe9, 0, 16, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    bytes
+}
+
+const MDNS: [u8; 6] = [0x33, 0x33, 0, 0, 0, 0xfb];
+
+/// A port that takes nothing but multicast DNS.
+fn takes_mdns() -> PortPolicy {
     let kind = Kind::Ip {
         family: None,
         protocol: Some(protocol::UDP),
@@ -471,20 +484,18 @@ fn a_frame_to_many_is_looked_at_as_deep_as_any_of_them_asks() {
         port: vec![5353..=5353],
         ..Rule::any(Action::Allow)
     };
-    let picky = PortPolicy {
+    PortPolicy {
         inbound: list(vec![rule]),
         ..free()
-    };
-    let (mut crank, mut guests) =
-        switch_under(&[BASIC; 4], vec![free(), picky.clone(), free(), picky]);
-    // Hop-by-hop options of 96 bytes in front of UDP.
-    let mut bytes = [&[0x33, 0x33, 0, 0, 0, 0xfb][..], &mac(0), &[0x86, 0xdd]].concat();
-    bytes.extend([0x60, 0, 0, 0, 0, 112, 0, 64]);
-    bytes.extend("fe80::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
-    bytes.extend("ff02::fb".parse::<std::net::Ipv6Addr>().unwrap().octets());
-    bytes.extend([17, 11, 1, 92]);
-    bytes.extend([0; 92]);
-    bytes.extend([0x14, 0xe9, 0x14, 0xe9, 0, 16, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+}
+
+/// One receiver without a list was enough, and those with one were refused what they would have been let have.
+#[test]
+fn a_frame_to_many_is_looked_at_as_deep_as_any_of_them_asks() {
+    let ports = vec![free(), takes_mdns(), free(), takes_mdns()];
+    let (mut crank, mut guests) = switch_under(&[BASIC; 4], ports);
+    let bytes = with_long_headers(MDNS);
     guests[0].send([0; 12], &bytes);
     assert_eq!(turn(&mut crank, 0), Some(1));
     for guest in &guests[1..] {
@@ -492,6 +503,42 @@ fn a_frame_to_many_is_looked_at_as_deep_as_any_of_them_asks() {
         assert_eq!(got.len(), 1);
         assert_eq!(got[0][12..], bytes);
     }
+}
+
+/// It was counted twice; and one that the second count refused had gone to those who had not asked for more of it.
+#[test]
+fn a_frame_that_is_looked_at_twice_is_counted_once() {
+    let rate = |burst| Rate {
+        per_second: 1,
+        burst,
+    };
+    let limited = PortPolicy {
+        limits: LimitSpec {
+            send_frames: rate(3),
+            multicast: rate(1),
+            unknown: rate(1),
+            ..LimitSpec::default()
+        },
+        ..free()
+    };
+    let ports = vec![limited, free(), takes_mdns(), free()];
+    let (mut crank, mut guests) = switch_under(&[BASIC; 4], ports);
+    let to_group = with_long_headers(MDNS);
+    let to_unknown = with_long_headers(mac(77));
+    let to_another = with_long_headers(mac(78));
+    for bytes in [&to_group, &to_group, &to_unknown, &to_another] {
+        guests[0].send([0; 12], bytes);
+    }
+    assert_eq!(turn(&mut crank, 0), Some(4));
+    for guest in &guests[1..] {
+        let got = guest.received().into_iter();
+        let got: Vec<_> = got.map(|mut frame| frame.split_off(12)).collect();
+        assert_eq!(got, [to_group.clone(), to_unknown.clone()]);
+    }
+    let ingress = books(&crank, 0).ingress;
+    let reasons = [DropReason::StormMulticast, DropReason::StormUnknown];
+    assert_eq!(reasons.map(|reason| ingress.dropped.get(reason)), [1, 1]);
+    assert_eq!((ingress.forwarded, ingress.dropped.total()), (2, 2));
 }
 
 /// Each goes to everybody, and a front-end may ask as often as it likes.

@@ -3,6 +3,7 @@
 use super::cache::{Cache, Place, Stamp};
 use super::digest::Digest;
 use super::judge::Searches;
+use super::lease::LeaseEvent;
 use super::rule::Decision;
 use super::subject::{State, Subject};
 use super::track::Hint;
@@ -38,9 +39,46 @@ pub(super) struct Judging {
     /// Where its connection seems to be.
     pub(super) hint: Option<Hint>,
     pub(super) last: Trace,
+    /// Whether it is judged once more, with more of it to be seen: it pays for nothing twice.
+    pub(super) is_seen_again: bool,
+    pub(super) paid: Paid,
+    pub(super) heard: Heard,
+}
+
+/// The sender's limits that a frame was counted under.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Paid {
+    pub(super) membership: bool,
+    pub(super) sending: bool,
+    pub(super) unknown: bool,
+}
+
+/// What a frame says about leases, which is read once, however many receive it.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each context, in place, so that listening allocates nothing"
+)]
+pub(super) enum Heard {
+    /// Nobody has listened yet.
+    #[default]
+    NotYet,
+    /// Nothing, or nothing that is not done already.
+    Nothing,
+    /// This, to be asked of each receiver.
+    Event(LeaseEvent),
 }
 
 impl Judging {
+    /// Another frame is to be judged, or more of the one before.
+    #[inline(always)]
+    pub(super) fn begin(&mut self) {
+        if !std::mem::take(&mut self.is_seen_again) {
+            self.paid = Paid::default();
+        }
+        self.heard = Heard::NotYet;
+    }
+
     /// What its verdict is kept under.
     pub(super) fn key(&self) -> Subject {
         let mut key = self.digest.subject;

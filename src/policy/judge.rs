@@ -110,13 +110,18 @@ impl Judge<'_> {
         self.context.trace()
     }
 
+    /// The frame that is admitted next is the one before, of which more is shown: what it was counted under already counts once.
+    pub fn see_again(&mut self) {
+        self.context.frame.is_seen_again = true;
+    }
+
     /// Judges a frame by the port that it came from: what it may say ([`super::guard`]) and how much. `slot` is the one by which
     /// a [look ahead](Self::look_ahead) knows it, if there was one.
     ///
     /// # Errors
     ///
     /// The reasons of the guard and of the sender's limits; [`DropReason::HeadersTooLong`] when a longer snapshot may
-    /// change the answer: then the caller extends it and asks once more.
+    /// change the answer: then the caller extends it, says [so](Self::see_again), and asks once more.
     #[inline(always)]
     pub fn admit<'f>(
         &mut self,
@@ -124,6 +129,7 @@ impl Judge<'_> {
         frame: &'f Frame<'f>,
         weight: impl FnOnce() -> Weight,
     ) -> Result<Admitted<'f>, DropReason> {
+        self.context.frame.begin();
         if !frame.src().is_station() {
             return Err(DropReason::SourceMacInvalid);
         }
@@ -167,8 +173,9 @@ impl Judge<'_> {
         if self.policy.quarantine().silences(self.source) {
             return Err(DropReason::Quarantined);
         }
-        self.context.frame.is_digested = false;
-        self.context.frame.slot = slot;
+        let judging = &mut self.context.frame;
+        judging.is_digested = false;
+        judging.slot = slot;
         let mut claims = false;
         if !bound.is_shallow {
             let hash = self.look_up(bound, port, frame);
@@ -201,10 +208,12 @@ impl Judge<'_> {
         // Before the guard, which may keep an address with the frame that it lets pass.
         if digest.is_control && is_membership(&digest.subject) {
             let (meter, bucket) = (&bound.limits.membership, &port.buckets.membership);
-            if !meter.take(bucket, 1, self.now) {
+            if !self.context.frame.paid.membership && !meter.take(bucket, 1, self.now) {
                 return Err(DropReason::MembershipRate);
             }
+            self.context.frame.paid.membership = true;
         }
+        let digest = &self.context.frame.digest;
         let outcome = bound.guard.judge(&port.guard, frame, digest, self.now)?;
         if !digest.is_control && outcome == Outcome::Pass {
             self.keep(hash);
@@ -256,12 +265,15 @@ impl Judge<'_> {
 
     #[inline(never)]
     fn send_metered(
-        &self,
+        &mut self,
         bound: &Bound,
         port: &PortState,
         frame: &Frame<'_>,
         weight: Weight,
     ) -> Result<(), DropReason> {
+        if self.context.frame.paid.sending {
+            return Ok(());
+        }
         let (limits, buckets) = (&bound.limits, &port.buckets);
         let frames = u64::from(weight.frames);
         if frame.dst().is_group() {
@@ -282,6 +294,7 @@ impl Judge<'_> {
             .take(&buckets.send_frames, frames, self.now)
             && limits.send_bits.take(&buckets.send_bits, bits, self.now);
         if passes {
+            self.context.frame.paid.sending = true;
             Ok(())
         } else {
             Err(DropReason::SendRate)
@@ -293,12 +306,16 @@ impl Judge<'_> {
     /// # Errors
     ///
     /// [`DropReason::StormUnknown`].
-    pub fn may_flood(&self, frame: &Frame<'_>, weight: Weight) -> Result<(), DropReason> {
+    pub fn may_flood(&mut self, frame: &Frame<'_>, weight: Weight) -> Result<(), DropReason> {
+        if frame.dst().is_group() || self.context.frame.paid.unknown {
+            return Ok(());
+        }
         let Some((bound, port)) = self.bound else {
             return Err(DropReason::NoPolicy);
         };
         let (meter, bucket) = (&bound.limits.unknown, &port.buckets.unknown);
-        if frame.dst().is_group() || meter.take(bucket, weight.frames.into(), self.now) {
+        if meter.take(bucket, weight.frames.into(), self.now) {
+            self.context.frame.paid.unknown = true;
             Ok(())
         } else {
             Err(DropReason::StormUnknown)

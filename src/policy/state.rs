@@ -95,7 +95,8 @@ impl State {
         self.port(port).map(|port| &port.guard)
     }
 
-    /// The guest of `port` is gone: its sticky address, its leases and its connections go with it.
+    /// The guest of `port` is gone: its sticky address and its connections go with it. Its leases stay, each bound to
+    /// the address that it was granted to: see [`GuardState::forget`].
     pub fn forget(&self, port: PortId) {
         if let Some(state) = self.port(port) {
             state.guard.forget();

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::datapath::budget::{ASKED, COPIED, FLOODED};
-use crate::policy::spec::{LimitSpec, Rate};
 
 fn long_frame(dst: [u8; 6], number: u8, len: usize) -> Vec<u8> {
     let mut bytes = frame(dst, 0, number);

@@ -4,7 +4,7 @@ use super::Judge;
 use crate::counters::{DropReason, PortId};
 use crate::frame::{Frame, protocol};
 use crate::policy::cache::{Decided, Judged, Opened, Place};
-use crate::policy::context::Trace;
+use crate::policy::context::{Heard, Trace};
 use crate::policy::gate::Bound;
 use crate::policy::lease::{self, Voice};
 use crate::policy::lists::{Say, consult, covered};
@@ -314,9 +314,17 @@ impl Judge<'_> {
     /// Learns from a DHCP packet that goes from one port to another whose an address is.
     #[cold]
     fn overhear(&mut self, source: &Bound, receiver: &Bound, admitted: &Admitted<'_>, to: PortId) {
-        let Some(event) = lease::observe(admitted.frame) else {
-            return;
+        let heard = match self.context.frame.heard {
+            Heard::NotYet => lease::observe(admitted.frame),
+            Heard::Nothing => None,
+            Heard::Event(event) => Some(event),
         };
+        // What a client says is about its own leases, whoever else hears it.
+        self.context.frame.heard = match heard {
+            Some(event) if event.voice == Voice::Server => Heard::Event(event),
+            _ => Heard::Nothing,
+        };
+        let Some(event) = heard else { return };
         let (bound, port) = match event.voice {
             Voice::Server if source.guard.may().dhcp_server => (receiver, to),
             Voice::Server => return,
