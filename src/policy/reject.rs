@@ -55,20 +55,14 @@ impl Answer {
                     return None;
                 }
                 answer.put(&ethertype::IPV4.to_be_bytes())?;
-                let pseudo = |number: u8, len: usize| {
-                    Sum::default()
-                        .bytes(&ip.dst().octets())
-                        .bytes(&ip.src().octets())
-                        .word(u16::from(number))
-                        .word(u16::try_from(len).unwrap_or(0))
-                };
+                let (asked, asker) = (ip.dst().octets(), ip.src().octets());
+                let pseudo = pseudo_header(&asked, &asker);
                 let at = answer.len;
                 answer.put(&[0; 20])?;
                 let number = answer.payload(&layers.transport, digest, packet, pseudo, false)?;
                 let len = u16::try_from(answer.len.saturating_sub(at)).ok()?;
                 let [l0, l1] = len.to_be_bytes();
-                let [d0, d1, d2, d3] = ip.dst().octets();
-                let [s0, s1, s2, s3] = ip.src().octets();
+                let ([d0, d1, d2, d3], [s0, s1, s2, s3]) = (asked, asker);
                 let mut header = [
                     0x45, 0, l0, l1, 0, 0, 0x40, 0, HOPS, number, 0, 0, d0, d1, d2, d3, s0, s1, s2,
                     s3,
@@ -81,21 +75,16 @@ impl Answer {
                     return None;
                 }
                 answer.put(&ethertype::IPV6.to_be_bytes())?;
-                let pseudo = |number: u8, len: usize| {
-                    Sum::default()
-                        .bytes(&ip.dst().octets())
-                        .bytes(&ip.src().octets())
-                        .word(u16::from(number))
-                        .word(u16::try_from(len).unwrap_or(0))
-                };
+                let (asked, asker) = (ip.dst().octets(), ip.src().octets());
+                let pseudo = pseudo_header(&asked, &asker);
                 let at = answer.len;
                 answer.put(&[0; 40])?;
                 let number = answer.payload(&layers.transport, digest, packet, pseudo, true)?;
                 let len = u16::try_from(answer.len.saturating_sub(at.saturating_add(40))).ok()?;
                 let [l0, l1] = len.to_be_bytes();
                 answer.set(at, &[0x60, 0, 0, 0, l0, l1, number, HOPS])?;
-                answer.set(at.saturating_add(8), &ip.dst().octets())?;
-                answer.set(at.saturating_add(24), &ip.src().octets())?;
+                answer.set(at.saturating_add(8), &asked)?;
+                answer.set(at.saturating_add(24), &asker)?;
             }
             _ => return None,
         }
@@ -162,6 +151,16 @@ impl Answer {
                 Some(number)
             }
         }
+    }
+}
+
+/// Begins the checksum of what `from` says to `to`, of so many bytes of a protocol (RFC 9293, 3.1; RFC 8200, 8.1).
+fn pseudo_header(from: &[u8], to: &[u8]) -> impl Fn(u8, usize) -> Sum {
+    let addresses = Sum::default().bytes(from).bytes(to);
+    move |number, len| {
+        addresses
+            .word(u16::from(number))
+            .word(u16::try_from(len).unwrap_or(0))
     }
 }
 

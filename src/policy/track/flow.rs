@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use super::found::Found;
 use super::phase::Phase;
-use super::table::Found;
 use crate::counters::PortId;
 use crate::frame::ethernet::ethertype;
 use crate::frame::{Mac, protocol, tcp};

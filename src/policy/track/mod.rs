@@ -38,6 +38,7 @@
 mod ahead;
 mod entry;
 mod flow;
+mod found;
 mod index;
 mod key;
 mod phase;
@@ -60,11 +61,12 @@ pub use table::Turnover;
 pub use walk::Flows;
 
 use self::entry::{HALF, Half, low};
+use self::found::Found;
 use self::key::{Class, Key};
 use self::phase::Settings;
 use self::quote::Quote;
 use self::seats::Seats;
-use self::table::{Found, Opening, Table};
+use self::table::{Opening, Table};
 use self::tcp::{Segment, Step, Window};
 use super::digest::Digest;
 use super::spec::{ConnectionQuota, TrackingSpec};

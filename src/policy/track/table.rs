@@ -5,17 +5,18 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::entry::{Entry, GENERATION, HALF, LIVE, low, seconds_since};
-use super::flow::{Direction, Flow, FlowRef, Terms};
+use super::entry::{Entry, GENERATION, HALF, LIVE, low};
+use super::flow::{Direction, FlowRef, Terms};
+use super::found::Found;
 use super::index::{Bucket, Choice, Index};
 use super::key::{Hasher, Key};
-use super::phase::{Phase, Settings};
+use super::phase::Settings;
 use super::seats::Seats;
 use super::slab::{Links, MAX_SLOTS, Slab};
-use super::tcp::{self, Window};
+use super::tcp::Window;
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId};
-use crate::frame::{Mac, protocol};
+use crate::frame::Mac;
 use crate::policy::spec::ConnectionQuota;
 
 /// Places beyond the bound of connections: for such as have ended and cannot be given away yet.
@@ -83,14 +84,6 @@ pub(super) struct Table {
     /// Connections that were opened or bound to another port, for whoever keeps a verdict that they would change.
     opens: AtomicU64,
     books: Mutex<Books>,
-}
-
-/// A live entry, and the header that it had when it was seen live.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Found<'a> {
-    pub(super) entry: Entry<'a>,
-    pub(super) slot: u32,
-    pub(super) header: u32,
 }
 
 /// What is to be opened.
@@ -531,34 +524,6 @@ impl Table {
         links[NEXT].store(0, Relaxed);
         links[BACK].store(0, Relaxed);
     }
-
-    pub(super) fn snapshot(&self, found: &Found<'_>, now: Tick) -> Option<Flow> {
-        let Found { entry, .. } = found;
-        let key = entry.key();
-        let (src_ip, dst_ip) = key.addresses();
-        let (src_mac, dst_mac) = entry.macs();
-        let (terms, epoch) = entry.terms();
-        let [a, b, c, d] = key.ports.to_be_bytes();
-        Some(Flow {
-            opener: self.port,
-            peer: PortId::new(entry.peer())?,
-            vid: key.vid(),
-            protocol: key.protocol(),
-            src_ip,
-            dst_ip,
-            src_port: u16::from_be_bytes([a, b]),
-            dst_port: u16::from_be_bytes([c, d]),
-            src_mac,
-            dst_mac,
-            state: found.phase(),
-            terms,
-            sent: entry.half(Direction::Original).counted(),
-            received: entry.half(Direction::Reply).counted(),
-            age: low(now.as_secs()).saturating_sub(entry.opened()),
-            idle: found.idle(now),
-            epoch,
-        })
-    }
 }
 
 /// The place after `count` from `from` on, of `used`; the first again at the end.
@@ -611,46 +576,5 @@ impl Books {
             }
             None => false,
         }
-    }
-}
-
-impl Found<'_> {
-    pub(super) fn phase(&self) -> Phase {
-        let kind = self.entry.key().protocol();
-        let original = self.entry.half(Direction::Original).marks();
-        let reply = self.entry.half(Direction::Reply).marks();
-        phase(kind, original, reply)
-    }
-
-    /// Seconds since the last packet of either direction.
-    #[inline]
-    pub(super) fn idle(&self, now: Tick) -> u32 {
-        let now = low(now.as_secs());
-        let original = seconds_since(self.entry.half(Direction::Original).time(), now);
-        let reply = self.entry.half(Direction::Reply);
-        if reply.marks() & tcp::SEEN == 0 {
-            original
-        } else {
-            original.min(seconds_since(reply.time(), now))
-        }
-    }
-
-    /// Whether it has ended for want of packets.
-    #[inline]
-    pub(super) fn is_expired(&self, settings: &Settings, now: Tick) -> bool {
-        let idle = self.idle(now);
-        idle > 0 && idle >= settings.timeout(self.phase())
-    }
-}
-
-/// How far a connection is, by its protocol and the marks of its halves.
-pub(super) fn phase(number: u8, original: u32, reply: u32) -> Phase {
-    let is_answered = reply & tcp::SEEN != 0;
-    match (number, is_answered) {
-        (protocol::TCP, _) => tcp::phase(original, reply),
-        (protocol::UDP, false) => Phase::Single,
-        (protocol::UDP, true) => Phase::Stream,
-        (_, false) => Phase::Unanswered,
-        (_, true) => Phase::Answered,
     }
 }

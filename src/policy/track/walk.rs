@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Tracker;
 use super::entry::short_epoch;
 use super::flow::{Flow, FlowRef, Terms};
-use super::table::{Found, Table};
+use super::found::Found;
+use super::table::Table;
 use crate::clock::Tick;
 use crate::counters::PortId;
 
@@ -75,7 +76,7 @@ impl Tracker {
                 some.clear();
                 table.walk(&mut table.lock(), from, STEP, |_, found| {
                     if found.entry.epoch() != short_epoch(epoch) {
-                        let flow = table.snapshot(&found, now);
+                        let flow = found.flow(table.port, now);
                         some.extend(flow.map(|flow| (table.reference(&found), flow)));
                     }
                 });
@@ -98,7 +99,7 @@ impl Tracker {
     pub fn describe(&self, flow: FlowRef, now: Tick) -> Option<Flow> {
         let table = self.table(flow.port)?;
         let found = table.get(flow.slot, flow.generation)?;
-        table.snapshot(&found, now)
+        found.flow(table.port, now)
     }
 
     /// All connections, port by port. Each is shown as it is when the iterator comes to it; what opens or ends
@@ -159,7 +160,7 @@ impl Iterator for Flows<'_> {
                 self.from = 0;
                 continue;
             };
-            let show = |found: Found<'_>| table.snapshot(&found, self.now);
+            let show = |found: Found<'_>| found.flow(table.port, self.now);
             table.walk(&mut table.lock(), self.from, STEP, |_, found| {
                 self.some.extend(show(found));
             });
