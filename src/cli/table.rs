@@ -123,6 +123,9 @@ fn details(port: &PortReport, text: &mut String) {
     if !addresses.is_empty() {
         lines.push(("addresses", addresses));
     }
+    if !port.leases.is_empty() {
+        lines.push(("leases", leases(port)));
+    }
     let lost = [
         ("dropped", &status.counters.ingress.dropped),
         ("undelivered", &status.counters.egress.undelivered),
@@ -153,6 +156,17 @@ fn addresses(port: &PortReport) -> String {
         all.push(format!("and {more} more"));
     }
     all.join(", ")
+}
+
+fn leases(port: &PortReport) -> String {
+    let all = port.leases.iter().map(|lease| {
+        let left = match lease.seconds {
+            Some(seconds) => format!("{} left", duration(seconds.into())),
+            None => "for ever".to_owned(),
+        };
+        format!("{} ({}, {left})", lease.address, lease.mac)
+    });
+    all.collect::<Vec<_>>().join(", ")
 }
 
 fn reasons(drops: &Drops) -> String {

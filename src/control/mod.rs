@@ -29,7 +29,9 @@ pub use client::{AskError, ask};
 pub use protocol::{
     Answer, MAX_REQUEST, QuarantineRequest, Question, ReleaseRequest, ReloadRequest, VERSION,
 };
-pub use report::{FdbReport, Flow, MacReport, PortReport, Rates, SwitchReport, WorkerReport};
+pub use report::{
+    FdbReport, Flow, LeaseReport, MacReport, PortReport, Rates, SwitchReport, WorkerReport,
+};
 pub use seen::{
     DropReport, DropsPage, DropsQuery, FlowReport, FlowsPage, FlowsQuery, PortDrops, RuleName,
     RuleReport, RulesPage, RulesQuery, Traffic,

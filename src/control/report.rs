@@ -1,6 +1,7 @@
 //! What `status` answers: plain values, each with its unit. Directions are the guest's: it *sends* frames to the switch and
 //! *receives* frames from it.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,9 @@ pub struct PortReport {
     pub queue_pairs: u16,
     /// Addresses behind it.
     pub macs: MacReport,
+    /// Addresses that a DHCP server has granted its guest.
+    #[serde(default)]
+    pub leases: Vec<LeaseReport>,
     /// Over the last second.
     pub rates: Rates,
     /// What of port security was switched off for it, in the configuration's words.
@@ -103,6 +107,19 @@ impl PortReport {
             Mode::Private => "private",
         }
     }
+}
+
+/// A lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseReport {
+    /// The address.
+    pub address: IpAddr,
+    /// The MAC address that it was granted to.
+    pub mac: String,
+    /// The segment in which it was granted.
+    pub vlan: u16,
+    /// What is left of it; `None`: it never ends.
+    pub seconds: Option<u32>,
 }
 
 /// Addresses of a port.

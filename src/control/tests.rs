@@ -76,6 +76,7 @@ fn report() -> SwitchReport {
         vlan: "1".to_owned(),
         queue_pairs: 1,
         macs: MacReport::default(),
+        leases: Vec::new(),
         rates: Rates::default(),
         switched_off: Vec::new(),
         lists: Vec::new(),

@@ -100,12 +100,19 @@ impl<J, R> AsFd for Desk<J, R> {
     }
 }
 
-/// What a job has made is taken back before this returns.
-impl<J, R> Drop for Desk<J, R> {
-    fn drop(&mut self) {
+impl<J, R> Desk<J, R> {
+    /// Waits for the job that runs, if one does.
+    pub(super) fn finish(&mut self) {
         if let Some(thread) = self.running.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// What a job has made is taken back before this returns.
+impl<J, R> Drop for Desk<J, R> {
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 

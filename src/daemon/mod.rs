@@ -29,6 +29,7 @@ mod attendant;
 mod change;
 mod desk;
 mod journal;
+mod leases;
 mod limits;
 mod plan;
 mod prepare;
@@ -39,6 +40,7 @@ mod reload;
 mod seen;
 mod signals;
 mod source;
+mod store;
 mod trial;
 mod triggers;
 
@@ -64,6 +66,7 @@ use crate::port::door::Door;
 use crate::port::lanes::{FaultBell, Lanes};
 use crate::port::port::{OpenError, Port};
 use desk::Desk;
+use leases::LeaseBook;
 use limits::MemoryBound;
 use plan::Live;
 use quarantine::{Behind, Wards};
@@ -208,6 +211,7 @@ pub struct Switch {
     /// With whom behind which list the gate in force was compiled.
     behind: Behind,
     triggers: Triggers,
+    leases: LeaseBook,
     /// Something of the quarantine is to be settled at the desk, which was full.
     is_unsettled: bool,
     /// Generations that a worker may still hold, with the ports that went with them.
@@ -264,6 +268,8 @@ impl Switch {
         let quarantine = wards.resolve(&live, &behind);
         let gate = plan::gate(spec, &live.ids, 1, (quarantine, &behind), remembered)?;
         gate.policy.make_room(&spec.tracking);
+        let leases = LeaseBook::new(spec);
+        leases.restore(&live, &gate.policy, clock.now());
         let epoll = epoll::create(CreateFlags::CLOEXEC);
         let epoll = Arc::new(epoll.map_err(|errno| failed("wait")(errno.into()))?);
         let bell = FaultBell::new().map_err(failed("wait for faults"))?;
@@ -321,6 +327,7 @@ impl Switch {
             wards,
             behind,
             triggers: Triggers::default(),
+            leases,
             is_unsettled: false,
             leaving: Vec::new(),
             forgotten: Vec::new(),
@@ -347,6 +354,8 @@ impl Drop for Switch {
         for port in self.ports.values_mut() {
             port.close(now);
         }
+        self.desk.finish();
+        self.keep_last_leases();
         if let Some(workers) = self.workers.take() {
             workers.stop();
         }

@@ -1,9 +1,7 @@
 //! Which ports are in quarantine: kept by name, in a small file, so that it survives a restart.
 //!
-//! The file lies in the state directory that systemd gives (`$STATE_DIRECTORY/NAME.quarantine`), or beside the control
-//! socket. It is there exactly while a port is in quarantine, and is replaced as a whole: a crash at any moment leaves
-//! the old or the new. A file that is there and cannot be believed keeps the switch from starting, since it may be all that
-//! stands between a bad guest and the others.
+//! The file ([`store`], `NAME.quarantine`) is there exactly while a port is in quarantine. One that is there and cannot be believed
+//! keeps the switch from starting, since it may be all that stands between a bad guest and the others.
 //!
 //! A port may be put behind a list of the configuration instead of helpers. That is another gate, which has to be compiled: until it is in
 //! force, and when a reload takes the list away, the port is alone.
@@ -11,14 +9,13 @@
 //! A port that a reload takes away stays in the book: when one of its name comes back, it is in quarantine at once.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::plan::Live;
 use super::source::{Refusal, read_trusted};
+use super::store;
 use crate::config::SwitchSpec;
 use crate::control::{QuarantineReport, QuarantineRequest};
 use crate::counters::{PortId, PortSet};
@@ -52,7 +49,7 @@ pub(super) struct Wards {
 impl Wards {
     /// What the file says; nobody when there is none.
     pub(super) fn load(spec: &SwitchSpec) -> Result<Self, StateError> {
-        Self::from_file(path(spec))
+        Self::from_file(store::path(spec, "quarantine"))
     }
 
     /// Of these alone, for a trial: nothing is read or written.
@@ -241,63 +238,19 @@ pub(super) struct Saving {
 }
 
 impl Saving {
-    /// Writes it beside, and puts it in its place when it is safe on disk. Waits for the disk: not for the attendant.
+    /// Puts it in its place. Waits for the disk: not for the attendant.
     pub(super) fn save(&self) -> io::Result<()> {
-        let mut beside = self.file.clone().into_os_string();
-        beside.push(".new");
-        let beside = PathBuf::from(beside);
-        let removed = |path: &Path| match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        };
-        removed(&beside)?;
         if self.ports.is_empty() {
-            return removed(&self.file);
+            return store::replace(&self.file, None);
         }
-        let written = self
-            .write(&beside)
-            .and_then(|()| fs::rename(&beside, &self.file));
-        if written.is_err() {
-            let _ = fs::remove_file(&beside);
-        }
-        written?;
-        let directory = self.file.parent().unwrap_or(Path::new("."));
-        File::open(directory)?.sync_all()
-    }
-
-    fn write(&self, beside: &Path) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(&self.ports)?;
         text.push(b'\n');
-        let mut options = fs::OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(beside)?;
-        file.write_all(&text)?;
-        file.sync_all()
+        store::replace(&self.file, Some(&text))
     }
 
     /// Where it goes.
     pub(super) fn file(&self) -> &Path {
         &self.file
-    }
-}
-
-/// Where the book of this switch lies.
-fn path(spec: &SwitchSpec) -> PathBuf {
-    let given = std::env::var_os("STATE_DIRECTORY").filter(|given| !given.is_empty());
-    // systemd separates several by colons; the first is as good as any.
-    let first = given
-        .as_ref()
-        .and_then(|given| std::env::split_paths(given).next());
-    match first {
-        Some(directory) => directory.join(format!("{}.quarantine", spec.name)),
-        None => {
-            let mut path = spec.control.clone().into_os_string();
-            path.push(".quarantine");
-            path.into()
-        }
     }
 }
 
@@ -332,6 +285,8 @@ pub(super) fn unknown_port(live: &Live, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::config::{Overrides, from_text};
     use crate::daemon::source::Source;

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::clock::{Clock, Tick};
 use crate::config::{PortSpec, SwitchSpec};
-use crate::control::{FdbReport, MacReport, PortReport, Rates, SwitchReport, WorkerReport};
+use crate::control::{
+    FdbReport, LeaseReport, MacReport, PortReport, Rates, SwitchReport, WorkerReport,
+};
 use crate::counters::{PortId, PortSnapshot};
 use crate::datapath::{WorkerStatus, Workers};
 use crate::fabric::{Fdb, FdbEntry, VidSet, VlanMembership};
+use crate::policy::State;
 use crate::policy::spec::Rate;
 use crate::port::port::Port;
 
@@ -112,6 +115,7 @@ impl Record {
                 learned: learned.remove(&id).unwrap_or_default(),
                 learned_count: fdb.learned(id),
             },
+            leases: leases(state, id, now),
             rates: self
                 .ports
                 .get(&id)
@@ -175,6 +179,20 @@ fn kept(fdb: &Fdb, now: Tick, live: &Live) -> HashMap<PortId, Vec<String>> {
         found.entry(entry.port).or_default().push(address(&entry));
     }
     found
+}
+
+/// The leases of a port, by address.
+fn leases(state: &State, id: PortId, now: Tick) -> Vec<LeaseReport> {
+    let held = state.guard(id).map(|guard| guard.leases(now));
+    let mut held = held.unwrap_or_default();
+    held.sort_unstable_by_key(|lease| lease.address);
+    let reports = held.into_iter().map(|lease| LeaseReport {
+        address: lease.address,
+        mac: lease.binding.client.to_string(),
+        vlan: lease.binding.vid,
+        seconds: (lease.seconds != u32::MAX).then_some(lease.seconds),
+    });
+    reports.collect()
 }
 
 fn address(entry: &FdbEntry) -> String {

@@ -33,6 +33,8 @@ pub(super) enum Job {
         /// Who ordered it; nobody waits for a trigger's.
         ticket: Option<Ticket>,
     },
+    /// Write leases down.
+    KeepLeases,
 }
 
 /// What came of it.
@@ -50,6 +52,11 @@ pub(super) enum Done {
         /// Another gate, where other ports are to be behind lists than in the one in force.
         gate: Option<Box<(Result<Policy, TooLarge>, Behind)>>,
         ticket: Option<Ticket>,
+    },
+    LeasesKept {
+        /// How often they had been changed: see [`super::leases`].
+        edits: (u64, u64),
+        saved: io::Result<()>,
     },
 }
 
@@ -98,6 +105,7 @@ impl Switch {
         self.at_desk = match &job {
             Job::Reload { ticket, .. } => *ticket,
             Job::Save { ticket } => *ticket,
+            Job::KeepLeases => None,
         };
         let started = match job {
             Job::Reload { file, ticket } => {
@@ -113,6 +121,14 @@ impl Switch {
             Job::Save { ticket } => {
                 let work = self.settling(ticket);
                 self.desk.start(work).map_err(|error| (ticket, error))
+            }
+            Job::KeepLeases => {
+                let now = self.clock.now();
+                let work = self.keeping(now);
+                if let Err(error) = self.desk.start(work) {
+                    self.leases_kept((0, 0), Err(error), now);
+                }
+                Ok(())
             }
         };
         if let Err((ticket, error)) = started {
@@ -218,7 +234,9 @@ impl Switch {
                     self.control.reply(ticket, answer);
                 }
             }
+            Some(Done::LeasesKept { edits, saved }) => self.leases_kept(edits, saved, now),
             None => {
+                self.leases.came_to_nothing();
                 let why = "a job panicked; please report it, see SECURITY.md";
                 self.refuse(self.at_desk, why.to_owned());
             }
@@ -337,7 +355,7 @@ impl Switch {
             .partition::<Vec<_>, _>(|leaving| leaving.generation.is_released());
         self.leaving = left;
         for id in gone.iter().flat_map(|leaving| &leaving.ports) {
-            self.state.forget(*id);
+            self.state.forget_port(*id);
             // What a worker noted while the port was being taken away: the next of this number is another.
             drop(self.state.fetch_logged(*id));
         }

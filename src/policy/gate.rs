@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::acl::{Classifier, Compiler, TooLarge};
 use super::guard::Guard;
+use super::lease::{self, Lease};
 use super::lists::{Say, consult};
 use super::meter::Meter;
 use super::quarantine::Quarantine;
@@ -388,6 +389,13 @@ impl Policy {
                 }
             }
         }
+    }
+
+    /// Gives a port a lease back that it had before the switch was started again; false when it can have none. That nobody
+    /// else has the address is for the caller to see to.
+    pub fn restore_lease(&self, port: PortId, lease: &Lease, now: Tick) -> bool {
+        let port = self.bound(port).zip(self.state.port(port));
+        port.is_some_and(|(bound, port)| lease::restore(lease, &bound.guard, &port.guard, now))
     }
 
     /// The address that a port keeps, if its guard keeps one and has heard it: whoever makes a new FDB enters it there.

@@ -103,4 +103,39 @@ impl State {
         }
         self.tracker.end_port(port);
     }
+
+    /// The port itself is gone, and its number may become another's: what waits for its guest to come back goes, too.
+    pub fn forget_port(&self, port: PortId) {
+        self.forget(port);
+        if let Some(state) = self.port(port) {
+            state.guard.forget_leases();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Tick;
+    use crate::frame::Mac;
+    use crate::policy::lease::{Binding, Change};
+
+    /// Nothing took them away: another port that got the number had them.
+    #[test]
+    fn leases_wait_for_a_guest_and_go_with_its_port() {
+        let (state, now) = (State::new(), Tick::from_secs(1));
+        let port = PortId::new(7).unwrap();
+        state.know(port);
+        let guard = state.guard(port).unwrap();
+        let granted = Change::Granted {
+            address: [10, 0, 0, 1].into(),
+            seconds: 600,
+        };
+        let client = Mac::new([2, 0, 0, 0, 0, 1]);
+        guard.apply(granted, Binding { client, vid: 1 }, 1, now);
+        state.forget(port);
+        assert_eq!(guard.leases(now).len(), 1);
+        state.forget_port(port);
+        assert_eq!(guard.leases(now), []);
+    }
 }

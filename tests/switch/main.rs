@@ -16,6 +16,7 @@ mod fair;
 mod forwarding;
 mod hostile;
 mod judged;
+mod leases;
 mod mixed;
 mod moving;
 mod policy;

@@ -153,6 +153,15 @@ impl Guard {
         }
     }
 
+    /// Whether `mac` is the port's, or may become it: of one that keeps the first that it hears, any.
+    pub fn may_own_mac(&self, mac: Mac) -> bool {
+        match &self.mac {
+            MacRule::Sticky => true,
+            MacRule::Declared(macs) => macs.binary_search(&mac).is_ok(),
+            MacRule::Any => false,
+        }
+    }
+
     /// Judges a frame of the port that `state` belongs to. `digest` is the frame's own.
     ///
     /// # Errors

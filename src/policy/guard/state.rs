@@ -81,6 +81,19 @@ impl GuardState {
         applied
     }
 
+    /// Gives back a lease that the port had before the switch was started again; like [`apply`](Self::apply), but any number at
+    /// once.
+    pub(in crate::policy) fn restore(&self, lease: &Lease, max: u16, now: Tick) -> Applied {
+        let applied = self.leases.restore(lease, max, now);
+        self.changed();
+        applied
+    }
+
+    /// A number that changes whenever a lease comes, goes, or gets another end.
+    pub fn lease_edits(&self) -> u64 {
+        self.leases.edits()
+    }
+
     /// Ends every lease of `address` in segment `vid`: it was granted to another port. Says whether there was one.
     pub fn revoke(&self, address: IpAddr, vid: u16) -> bool {
         let revoked = self.leases.revoke(address, vid);

@@ -29,6 +29,7 @@ mod tests;
 
 use std::net::IpAddr;
 
+use observe::granted;
 pub use observe::observe;
 pub(in crate::policy) use table::Leases;
 
@@ -154,4 +155,24 @@ pub fn settle<'a>(
         }
     }
     any
+}
+
+/// Gives the port of `guard` and `state` a lease back that it had before the switch was started again, for what is left of
+/// it. False when there can be none: the port takes no leases, or has other MAC addresses now. One that keeps the first MAC address
+/// that it hears has heard none yet: the lease is that client's, should it come.
+///
+/// That nobody else has the address is for the caller to see to.
+pub(in crate::policy) fn restore(
+    lease: &Lease,
+    guard: &Guard,
+    state: &GuardState,
+    now: Tick,
+) -> bool {
+    let Binding { client, vid } = lease.binding;
+    let is_possible = granted(lease.address, lease.seconds).is_some() && client.is_station();
+    is_possible
+        && vid < 0xfff
+        && guard.max_leases() != 0
+        && guard.may_own_mac(client)
+        && state.restore(lease, guard.max_leases(), now) == Applied::Changed
 }

@@ -149,7 +149,7 @@ fn addresses(
 }
 
 /// A grant, unless of an address that nobody can be granted, or for no time.
-fn granted(address: IpAddr, seconds: u32) -> Option<Change> {
+pub(super) fn granted(address: IpAddr, seconds: u32) -> Option<Change> {
     let is_possible = match address {
         IpAddr::V4(address) => guard::is_possible_v4(address),
         IpAddr::V6(address) => guard::is_possible_v6(address),

@@ -158,6 +158,8 @@ pub(in crate::policy) struct Leases {
     used: AtomicUsize,
     /// No lease ends before this moment.
     next_end: AtomicU64,
+    /// How often something in it was changed.
+    edits: AtomicU64,
     writer: Mutex<Books>,
 }
 
@@ -167,6 +169,7 @@ impl Default for Leases {
             places: Box::new(std::array::from_fn(|_| Place::default())),
             used: AtomicUsize::new(0),
             next_end: AtomicU64::new(NEVER),
+            edits: AtomicU64::new(0),
             writer: Mutex::default(),
         }
     }
@@ -196,8 +199,8 @@ impl Leases {
         let mut books = self.lock();
         let applied = match change {
             Change::Granted { address, seconds } => {
-                let end = end_of(seconds, now);
-                self.grant(&mut books, Key::new(address, binding), end, max, now)
+                let (key, end) = (Key::new(address, binding), end_of(seconds, now));
+                self.grant(key, end, max, || books.pace(now))
             }
             Change::Ended { address } => {
                 let key = Key::new(address, binding);
@@ -211,7 +214,28 @@ impl Leases {
             }
         };
         self.note_next_end();
+        if matches!(applied, Applied::Renewed | Applied::Changed) {
+            self.note_edit();
+        }
         applied
+    }
+
+    /// Enters a lease that the port had before, however many come at once.
+    pub(in crate::policy) fn restore(&self, lease: &Lease, max: u16, now: Tick) -> Applied {
+        let _books = self.lock();
+        let (key, end) = (
+            Key::new(lease.address, lease.binding),
+            end_of(lease.seconds, now),
+        );
+        let applied = self.grant(key, end, max, || true);
+        self.note_next_end();
+        self.note_edit();
+        applied
+    }
+
+    /// A number that changes whenever a lease comes, goes, or gets another end.
+    pub(in crate::policy) fn edits(&self) -> u64 {
+        self.edits.load(Ordering::Acquire)
     }
 
     /// Ends the leases of an address in a segment, whoever's they are.
@@ -231,6 +255,7 @@ impl Leases {
         let _books = self.lock();
         let revoked = self.free_where(|place| place.anyones() == key);
         self.note_next_end();
+        self.note_edit();
         revoked
     }
 
@@ -245,6 +270,9 @@ impl Leases {
             }
         }
         self.note_next_end();
+        if any {
+            self.note_edit();
+        }
         any
     }
 
@@ -253,6 +281,7 @@ impl Leases {
         let _books = self.lock();
         let any = self.free_where(|_| true);
         self.note_next_end();
+        self.note_edit();
         any
     }
 
@@ -275,7 +304,8 @@ impl Leases {
             .collect()
     }
 
-    fn grant(&self, books: &mut Books, key: Key, end: u64, max: u16, now: Tick) -> Applied {
+    /// Only under the lock. `may` says whether there may be one more, if it would be one.
+    fn grant(&self, key: Key, end: u64, max: u16, may: impl FnOnce() -> bool) -> Applied {
         let places = self.filled();
         if let Some(place) = places.iter().find(|place| place.is(key)) {
             // Another end changes no answer now.
@@ -283,7 +313,7 @@ impl Leases {
             return Applied::Renewed;
         }
         let max = usize::from(max.min(MAX_LEASES));
-        if max == 0 || !books.pace(now) {
+        if max == 0 || !may() {
             return Applied::Refused;
         }
         let held = || places.iter().filter(|place| place.end() != 0);
@@ -328,6 +358,10 @@ impl Leases {
         let ends = self.filled().iter().map(Place::end).filter(|end| *end != 0);
         let next = ends.min().unwrap_or(NEVER);
         self.next_end.store(next, Ordering::Release);
+    }
+
+    fn note_edit(&self) {
+        self.edits.fetch_add(1, Ordering::AcqRel);
     }
 
     fn lock(&self) -> MutexGuard<'_, Books> {
