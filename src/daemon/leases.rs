@@ -13,6 +13,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -81,7 +82,7 @@ impl LeaseBook {
     }
 
     /// Gives the ports of `live` what the file says of them, and says in the log what came of it.
-    pub(super) fn restore(&self, live: &Live, policy: &Policy, now: Tick) {
+    pub(super) fn restore(&mut self, live: &Live, policy: &Policy, now: Tick) {
         let Some(boot) = &self.boot else {
             if policy.watches_leases() {
                 tracing::warn!(
@@ -90,7 +91,12 @@ impl LeaseBook {
             }
             return;
         };
-        match read(&self.file) {
+        let found = read(&self.file);
+        if !matches!(found, Ok(None)) {
+            // Whatever it says, it is made anew, or goes.
+            self.written = (u64::MAX, 0);
+        }
+        match found {
             Ok(None) => {}
             Ok(Some(contents)) if contents.boot != *boot => {}
             Ok(Some(contents)) => {
@@ -116,40 +122,37 @@ impl LeaseBook {
         self.is_under_way = false;
     }
 
-    /// What is to be written, if there is a way to.
-    fn saving(&self, live: &Live, state: &State, now: Tick) -> Option<Saving> {
-        let boot = self.boot.clone()?;
-        let since = since_boot();
-        let of_port = |(port, id): (&crate::config::PortSpec, _)| {
-            let leases = state.guard(id).map(|guard| guard.leases(now));
-            let name = port.name.clone();
-            leases
-                .unwrap_or_default()
-                .into_iter()
-                .map(move |lease| entry(&name, &lease, since))
-        };
-        let leases = live.ports().flat_map(of_port).collect();
-        Some(Saving {
+    /// Where and under which boot leases are written, if there is a way to.
+    fn pen(&self) -> Option<Pen> {
+        Some(Pen {
             file: self.file.clone(),
-            contents: Contents { boot, leases },
+            boot: self.boot.clone()?,
         })
     }
 }
 
-/// The file as it is to be.
+/// What a file is written with.
 #[derive(Debug)]
-pub(super) struct Saving {
+struct Pen {
     file: PathBuf,
-    contents: Contents,
+    boot: String,
 }
 
-impl Saving {
-    /// Puts it in its place. Waits for the disk: not for the attendant.
-    pub(super) fn save(&self) -> io::Result<()> {
-        if self.contents.leases.is_empty() {
+impl Pen {
+    /// Writes down what the ports have now. Takes its time, and waits for the disk: not for the attendant.
+    fn write(self, live: &Live, state: &State, now: Tick) -> io::Result<()> {
+        let since = since_boot();
+        let mut leases = Vec::new();
+        for (port, id) in live.ports() {
+            let held = state.guard(id).map(|guard| guard.leases(now));
+            let held = held.unwrap_or_default();
+            leases.extend(held.iter().map(|lease| entry(&port.name, lease, since)));
+        }
+        if leases.is_empty() {
             return store::replace(&self.file, None);
         }
-        let mut text = serde_json::to_vec_pretty(&self.contents)?;
+        let boot = self.boot;
+        let mut text = serde_json::to_vec_pretty(&Contents { boot, leases })?;
         text.push(b'\n');
         store::replace(&self.file, Some(&text))
     }
@@ -166,13 +169,14 @@ impl Switch {
         }
     }
 
-    /// The work of [`Job::KeepLeases`], for the leases as they are now.
+    /// The work of [`Job::KeepLeases`].
     pub(super) fn keeping(&self, now: Tick) -> impl FnOnce() -> Done + Send + use<> {
-        let edits = self.lease_edits();
-        let saving = self.leases.saving(&self.live, &self.state, now);
+        // Before they are read: what changes meanwhile is written the next time.
+        let (edits, pen) = (self.lease_edits(), self.leases.pen());
+        let (live, state) = (Arc::clone(&self.live), Arc::clone(&self.state));
         move || Done::LeasesKept {
             edits,
-            saved: saving.map_or(Ok(()), |saving| saving.save()),
+            saved: pen.map_or(Ok(()), |pen| pen.write(&live, &state, now)),
         }
     }
 
@@ -202,10 +206,9 @@ impl Switch {
         if self.lease_edits() == self.leases.written {
             return;
         }
-        let saving = self
-            .leases
-            .saving(&self.live, &self.state, self.clock.now());
-        if let Some(Err(error)) = saving.map(|saving| saving.save()) {
+        let pen = self.leases.pen();
+        let written = pen.map(|pen| pen.write(&self.live, &self.state, self.clock.now()));
+        if let Some(Err(error)) = written {
             let file = self.leases.file.display();
             tracing::error!("{file}: {error}: leases do not survive this restart of the switch");
         }
@@ -285,7 +288,6 @@ fn since_boot() -> u64 {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
-    use std::sync::Arc;
 
     use super::*;
     use crate::config::{Overrides, from_text};
@@ -360,9 +362,9 @@ mod tests {
         entries[0].address = "fd00::1".parse().unwrap();
         entries.push(written("a", "10.0.1.1", None));
         assert_eq!(give_back(entries, &live, &before, SINCE, NOW), 41);
-        let book = book(directory.path(), "this");
-        let saving = book.saving(&live, before.state(), NOW).unwrap();
-        saving.save().unwrap();
+        let mut book = book(directory.path(), "this");
+        let pen = book.pen().unwrap();
+        pen.write(&live, before.state(), NOW).unwrap();
 
         let after = policy(&live);
         book.restore(&live, &after, NOW);
@@ -428,7 +430,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_believed_gives_nothing_and_stops_nobody() {
         let directory = tempfile::tempdir().unwrap();
-        let (live, book) = (live(LAN), book(directory.path(), "this"));
+        let (live, mut book) = (live(LAN), book(directory.path(), "this"));
         let policy = policy(&live);
         let good = Contents {
             boot: "this".to_owned(),
@@ -452,8 +454,8 @@ mod tests {
             .guard(live.port("a").unwrap())
             .unwrap()
             .forget_leases();
-        let saving = book.saving(&live, policy.state(), NOW).unwrap();
-        saving.save().unwrap();
+        let pen = book.pen().unwrap();
+        pen.write(&live, policy.state(), NOW).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

@@ -268,7 +268,7 @@ impl Switch {
         let quarantine = wards.resolve(&live, &behind);
         let gate = plan::gate(spec, &live.ids, 1, (quarantine, &behind), remembered)?;
         gate.policy.make_room(&spec.tracking);
-        let leases = LeaseBook::new(spec);
+        let mut leases = LeaseBook::new(spec);
         leases.restore(&live, &gate.policy, clock.now());
         let epoll = epoll::create(CreateFlags::CLOEXEC);
         let epoll = Arc::new(epoll.map_err(|errno| failed("wait")(errno.into()))?);
