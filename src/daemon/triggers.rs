@@ -1,9 +1,9 @@
 //! What puts ports in quarantine by itself: read from the counters once a second, by the attendant.
 //!
-//! A trigger counts in spans of its length that follow each other. A port in quarantine trips nothing; when it is let out its
-//! spans begin anew.
+//! Drops are counted over the time that has just passed, whenever that began; refused ends in spans that follow each other,
+//! since they cannot be told apart again. A port in quarantine trips nothing; when it is let out its counts begin anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::plan::Live;
 use super::quarantine::Wards;
@@ -24,10 +24,39 @@ pub(super) struct Triggers {
 #[derive(Debug)]
 struct Watch {
     spec: TriggerSpec,
-    /// When the span of each of `spec.drops` began, and what had been counted then.
-    drops: Vec<(Tick, u64)>,
-    /// When that of `spec.scan` began.
+    /// What was counted lately of each of `spec.drops`.
+    drops: Vec<Past>,
+    /// When the span of `spec.scan` began.
     scan: Tick,
+}
+
+/// Readings of a counter, oldest first, from the time over which it is looked at.
+#[derive(Debug)]
+struct Past(VecDeque<(Tick, u64)>);
+
+impl Past {
+    /// In how many steps time passes, however long it is: what is counted reaches back for the whole of it, less one step at most.
+    const STEPS: u64 = 32;
+
+    fn new(now: Tick, count: u64) -> Self {
+        Self(VecDeque::from([(now, count)]))
+    }
+
+    /// How much has been counted in the last `seconds`, now that the counter stands at `count`.
+    fn counted(&mut self, seconds: u32, now: Tick, count: u64) -> u64 {
+        let span = u64::from(seconds) * 1000;
+        let is_past = |(at, _): &(Tick, u64)| now.millis_since(*at) > span;
+        while self.0.front().is_some_and(is_past) {
+            self.0.pop_front();
+        }
+        // A port that has taken the number of another has counted nothing yet.
+        let before = self.0.front().map_or(count, |(_, before)| *before);
+        let last = self.0.back().map(|(at, _)| now.millis_since(*at));
+        if last.is_none_or(|passed| passed >= span / Self::STEPS) {
+            self.0.push_back((now, count));
+        }
+        count.saturating_sub(before)
+    }
 }
 
 /// A port that has done too much of something.
@@ -113,7 +142,7 @@ impl Watch {
         let drops = spec.drops.iter();
         Self {
             drops: drops
-                .map(|(reason, _)| (seen.now, (seen.drops)(*reason)))
+                .map(|(reason, _)| Past::new(seen.now, (seen.drops)(*reason)))
                 .collect(),
             scan: seen.now,
             spec,
@@ -123,16 +152,11 @@ impl Watch {
     /// What was too much, and whether the span of refused ends is over.
     fn look(&mut self, seen: &Seen<'_>) -> (Option<String>, bool) {
         let mut why = None;
-        for ((reason, limit), (began, before)) in self.spec.drops.iter().zip(&mut self.drops) {
-            let count = (seen.drops)(*reason);
-            // A port that has taken the number of another has counted nothing yet.
-            let dropped = count.saturating_sub(*before);
+        for ((reason, limit), past) in self.spec.drops.iter().zip(&mut self.drops) {
+            let dropped = past.counted(limit.seconds, seen.now, (seen.drops)(*reason));
             if dropped >= limit.count.into() {
                 let seconds = limit.seconds;
                 why.get_or_insert(format!("{dropped} {reason} within {seconds} s"));
-            }
-            if is_over(*began, limit, seen.now) {
-                (*began, *before) = (seen.now, count);
             }
         }
         let mut ended = false;
@@ -203,6 +227,28 @@ mod tests {
         assert_eq!(trips(&spec, &each(&[0, 3, 6, 9, 12, 15, 18, 21])), [0; 0]);
         assert_eq!(trips(&spec, &each(&[0, 3, 6, 10])), [3]);
         assert_eq!(trips(&spec, &each(&[0, 0, 0, 0, 0, 10])), [5]);
+        // Whenever they begin.
+        for quiet in 0..7 {
+            let mut readings = vec![0; quiet];
+            readings.extend([0, 4, 4, 10, 10, 10, 10]);
+            let trips = trips(&spec, &each(&readings));
+            assert_eq!(trips, [quiet + 3], "{quiet}");
+        }
+    }
+
+    #[test]
+    fn a_long_time_is_looked_back_on_in_few_steps() {
+        let at = Tick::from_secs;
+        let mut past = Past::new(at(0), 0);
+        for second in 1..10_000u64 {
+            // One a second.
+            let counted = past.counted(3600, at(second), second);
+            let whole = second.min(3600);
+            assert!((whole.saturating_sub(113)..=whole).contains(&counted));
+            assert!(past.0.len() <= 34, "{}", past.0.len());
+        }
+        // A counter that begins anew has counted nothing.
+        assert_eq!(past.counted(3600, at(10_000), 5), 0);
     }
 
     #[test]
