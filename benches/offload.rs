@@ -24,6 +24,7 @@ fn headers(len: usize) -> Headers {
         payload: 54,
         end: u32::try_from(len).expect("a frame"),
         tcp_flags: 0x10,
+        is_dhcp: false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! UDP headers (RFC 768).
 
 use super::layers::Unseen;
+use super::{dhcp, dhcpv6};
 
 /// Length of the header.
 pub const HEADER: usize = 8;
@@ -34,6 +35,17 @@ impl<'a> Udp<'a> {
     /// The destination port.
     pub fn dst_port(&self) -> u16 {
         u16::from_be_bytes([self.0[2], self.0[3]])
+    }
+
+    /// Whether it comes from, or goes to, a port of DHCP or DHCPv6.
+    pub fn is_dhcp(&self) -> bool {
+        let is_one = |port| {
+            matches!(
+                port,
+                dhcp::SERVER | dhcp::CLIENT | dhcpv6::SERVER | dhcpv6::CLIENT
+            )
+        };
+        is_one(self.src_port()) || is_one(self.dst_port())
     }
 
     /// Length of header and payload, as it claims.

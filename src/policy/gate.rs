@@ -17,7 +17,7 @@ use super::track::{Flow, Side, Terms};
 use super::verdict::Weight;
 use crate::clock::Tick;
 use crate::counters::{DropReason, PortId, PortSet};
-use crate::frame::{Frame, Mac, Transport, Vid, dhcp, dhcpv6};
+use crate::frame::{Frame, Mac, Transport, Vid};
 
 /// Answers to rejected frames that a port is sent: ten a second, twenty at once.
 const ANSWERS: Rate = Rate {
@@ -329,16 +329,7 @@ impl Policy {
     /// Whether a frame is one of DHCP, whose options lie behind where other headers end.
     #[cold]
     pub fn is_dhcp(frame: &Frame<'_>) -> bool {
-        let Transport::Udp(udp) = frame.layers().transport else {
-            return false;
-        };
-        let is_one = |port| {
-            matches!(
-                port,
-                dhcp::SERVER | dhcp::CLIENT | dhcpv6::SERVER | dhcpv6::CLIENT
-            )
-        };
-        is_one(udp.src_port()) || is_one(udp.dst_port())
+        matches!(frame.layers().transport, Transport::Udp(udp) if udp.is_dhcp())
     }
 
     /// The terms on which a frame that both sides let pass would open a connection; `None` if it is to open none. A

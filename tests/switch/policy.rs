@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use etherparse::PacketBuilder;
 use portcullis::control::{QuarantineRequest, Question, ReleaseRequest};
-use portcullis::guest::Guest;
+use portcullis::guest::{Guest, VnetHeader, vnet};
 
 use crate::rig::{BROADCAST, Switch, all, expect, frame, hear, mac, until};
 
@@ -449,6 +449,45 @@ fn who_speaks_for_another_address_than_its_own_is_refused() {
     probe[38..42].copy_from_slice(&ip(1));
     passes(&mut a, &mut b, &probe);
     passes(&mut a, &mut b, &solicitation(1, 2));
+}
+
+/// Datagrams behind one header, to be cut: of a client of DHCP only the first would have been judged, and those behind it could
+/// speak in anybody's name.
+#[test]
+fn dhcp_messages_that_are_to_be_cut_are_refused() {
+    let (a, b) = (station(1, ""), station(2, ""));
+    let switch = Switch::start(&[("a", &a), ("b", &b)]);
+    let mut a = switch.plug("a", Guest::builder().mac(mac(1)).offloads());
+    let mut b = switch.guest("b", mac(2));
+    let (own, others) = (dhcp(1, mac(1)), dhcp(1, mac(2)));
+    let size = own.len() as u16;
+    for port in [67, 4011] {
+        let mut bytes = Vec::new();
+        PacketBuilder::ethernet2(mac(1), mac(2))
+            .ipv4(ip(1), ip(2), 64)
+            .udp(if port == 67 { 68 } else { port }, port)
+            .write(&mut bytes, &[own.clone(), others.clone()].concat())
+            .unwrap();
+        let header = VnetHeader {
+            flags: vnet::NEEDS_CSUM,
+            gso_type: vnet::GSO_UDP_L4,
+            gso_size: size,
+            csum_start: 34,
+            csum_offset: 6,
+            ..VnetHeader::default()
+        };
+        a.send_with_header(header, &bytes).unwrap();
+    }
+    // Of another protocol both come, and nothing before them.
+    for message in [own, others] {
+        let got = expect(&mut b).bytes;
+        assert_eq!(
+            (&got[36..38], &got[42..]),
+            (&[0x0f, 0xab][..], &message[..])
+        );
+    }
+    assert_eq!(switch.dropped("a", "gso-invalid"), 1);
+    assert_eq!(switch.books("a").forwarded, 1);
 }
 
 /// CVE-2025-52889 and CVE-2025-52890: an access list there took frames past the filters of addresses, and past isolation.

@@ -23,7 +23,8 @@
 //!
 //! GSO needs in addition the sender's matching HOST feature, the matching family and protocol, an IP
 //! length that says exactly what follows (so that no byte behind the datagram becomes payload), no
-//! fragment, no SYN or RST (they belong to one segment only). Else: `gso-invalid`.
+//! fragment, no SYN or RST (they belong to one segment only), and no DHCP, of which one message was judged
+//! and as many would arrive as there are segments. Else: `gso-invalid`.
 
 mod checksum;
 mod segment;
@@ -108,6 +109,8 @@ pub struct Headers {
     pub end: u32,
     /// TCP's flags (0 for UDP).
     pub tcp_flags: u8,
+    /// Whether it is a message of DHCP or DHCPv6.
+    pub is_dhcp: bool,
 }
 
 impl Headers {
@@ -125,9 +128,9 @@ impl Headers {
             Network::Unseen(unseen) => return too_long(unseen),
             _ => return Ok(None),
         };
-        let (transport, len, tcp_flags) = match layers.transport {
-            frame::Transport::Tcp(tcp) => (Transport::Tcp, tcp.header_len(), tcp.flags()),
-            frame::Transport::Udp(_) => (Transport::Udp, frame::udp::HEADER, 0),
+        let (transport, len, tcp_flags, is_dhcp) = match layers.transport {
+            frame::Transport::Tcp(tcp) => (Transport::Tcp, tcp.header_len(), tcp.flags(), false),
+            frame::Transport::Udp(udp) => (Transport::Udp, frame::udp::HEADER, 0, udp.is_dhcp()),
             frame::Transport::Unseen(unseen) => return too_long(unseen),
             _ => return Ok(None),
         };
@@ -143,6 +146,7 @@ impl Headers {
             payload: place(layers.transport_offset.saturating_add(len))?,
             end: u32::try_from(layers.end).map_err(|_| DropReason::Oversize)?,
             tcp_flags,
+            is_dhcp,
         }))
     }
 }
@@ -342,6 +346,7 @@ impl Offload {
         if sender.features & needed != needed
             || asks.gso_size < min
             || one_segment_flags != 0
+            || headers.is_dhcp
             || headers.end != total_len
             || usize::from(headers.payload) > MAX_HEADERS
             || headers.l3 < 14

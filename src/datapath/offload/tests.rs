@@ -90,6 +90,7 @@ impl Sample {
             } else {
                 0
             },
+            is_dhcp: false,
         }
     }
 
