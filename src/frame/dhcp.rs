@@ -37,6 +37,8 @@ pub mod option {
     pub const MESSAGE_TYPE: u8 = 53;
     /// Client identifier.
     pub const CLIENT_ID: u8 = 61;
+    /// What a relay says of where the client is (RFC 3046).
+    pub const RELAY_AGENT: u8 = 82;
     pub(super) const PAD: u8 = 0;
     pub(super) const END: u8 = 255;
 }

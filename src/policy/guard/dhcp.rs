@@ -5,7 +5,8 @@
 //! and relays are no client's business.
 //!
 //! With `ip`, a client also names no other client by its identifier (option 61 of type Ethernet), because servers keep
-//! leases by that name; so its options must be seen up to their end. And what it gives back it gives back for the server and
+//! leases by that name, and says nothing in a relay's name (option 82, which servers choose addresses by); so its options
+//! must be seen up to their end. And what it gives back it gives back for the server and
 //! for the switch alike: options that leases are about are said once and have their length, and where leases are learned a
 //! Release or Decline of DHCPv6 is seen up to its end and adds up.
 
@@ -119,14 +120,14 @@ fn judge_role(layers: &Layers<'_>, role: Role) -> Result<(), DropReason> {
     }
 }
 
-/// Refuses identifiers of others, and options that are said twice or stand where they are not read.
+/// Refuses identifiers of others, what only relays say, and options that are said twice or stand where they are not read.
 fn judge_options(speaker: &Speaker<'_>, message: &Dhcp<'_>) -> Result<(), DropReason> {
     let (mut is_named, mut has_kind) = (false, false);
     let (mut has_time, mut has_address) = (false, false);
     for opt in message.options() {
         let opt = opt.map_err(reason)?;
         match opt.code {
-            option::OVERLOAD => return Err(DropReason::DhcpSpoofed),
+            option::OVERLOAD | option::RELAY_AGENT => return Err(DropReason::DhcpSpoofed),
             option::CLIENT_ID => {
                 let is_other = match opt.value {
                     [1, a, b, c, d, e, f] => !speaker.owns_mac(Mac::new([*a, *b, *c, *d, *e, *f])),

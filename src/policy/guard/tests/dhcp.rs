@@ -339,6 +339,11 @@ fn clients_that_are_bound_name_no_other_by_its_identifier() {
                     Err(DhcpSpoofed),
                 ),
                 (
+                    "a relay's",
+                    asks(&[&kind, &own, &[82, 6, 1, 4, 0, 0, 0, 7]]),
+                    Err(DhcpSpoofed),
+                ),
+                (
                     "overrun",
                     v4(&dhcp_client(&[&uncut[..], &[61, 9, 1]].concat())),
                     Err(HeaderInvalid),
