@@ -29,22 +29,18 @@ pub(super) struct Known {
 }
 
 /// The epoch of the policy and the generation of the port's guard, as far as tells two near ones apart.
+///
+/// A guest can have the generation change with every frame that claims another port's address, a few million times a
+/// second, and an entry stays as long as nobody needs its place: 2^32 generations are not enough. Policies change by the hand of an operator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stamp {
-    epoch: u32,
-    generation: u32,
-}
+pub(super) struct Stamp(u64);
 
 impl Stamp {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "an entry does not live for 2^32 changes"
-    )]
+    const GENERATION_BITS: u32 = 44;
+
     pub(super) const fn new(epoch: u64, generation: u64) -> Self {
-        Self {
-            epoch: epoch as u32,
-            generation: generation as u32,
-        }
+        let generation = generation & ((1 << Self::GENERATION_BITS) - 1);
+        Self(epoch << Self::GENERATION_BITS | generation)
     }
 }
 
@@ -356,7 +352,8 @@ mod tests {
         assert_eq!(none, None);
         let place = cache.keep(hash, &subject(5), stamp).unwrap();
         assert_eq!(find(&cache, subject(5), stamp), (hash, Some(place)));
-        for other in [Stamp::new(2, 1), Stamp::new(1, 2)] {
+        let long_after = Stamp::new(1, (1 << 32) + 1);
+        for other in [Stamp::new(2, 1), Stamp::new(1, 2), long_after] {
             assert_eq!(find(&cache, subject(5), other), (hash, None));
         }
         for word in 0..WORDS {
