@@ -369,7 +369,7 @@ impl Trial {
             fdb.remove_static(from, mac);
         }
         for id in [Some(from), to].into_iter().flatten() {
-            self.policy.state().forget(id);
+            self.policy.state().forget_port(id);
             fdb.flush_port(id);
         }
     }

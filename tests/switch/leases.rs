@@ -4,7 +4,7 @@ use etherparse::PacketBuilder;
 use portcullis::guest::Guest;
 
 use crate::policy::{card, ip, passes, refused};
-use crate::rig::{Switch, expect, mac, until};
+use crate::rig::{Switch, expect, frame, hear, mac, until};
 
 /// The server's, guest 1, answer that gives guest 2 the address of guest `n` (RFC 2131, 3.1).
 fn grant(n: u8, seconds: u32) -> Vec<u8> {
@@ -99,4 +99,30 @@ fn leases_outlive_a_switch_that_is_killed_and_one_that_is_stopped() {
     assert!(!file.exists());
     again(&mut switch, [&mut server, &mut web]);
     refused(&switch, "web", &mut web, &says(5), "source-ip-spoofed");
+}
+
+/// A port that takes the number of one that is gone has nothing of what its guest was granted.
+#[test]
+fn leases_go_with_their_port() {
+    let (server, web) = (card(1, "dhcp_server = true"), card(2, "ip = \"dhcp\""));
+    let before = [("server", &*server), ("peer", "")];
+    let with = |name| [&before[..], &[(name, &*web)]].concat();
+    let switch = Switch::start(&with("old"));
+    let mut server = switch.guest("server", mac(1));
+    let mut peer = switch.guest("peer", mac(3));
+    let mut old = switch.guest("old", mac(2));
+    passes(&mut server, &mut old, &grant(5, 600));
+    passes(&mut old, &mut server, &says(5));
+    switch.change(&before);
+    drop(old);
+    // The workers have let go of the port when they have moved frames since, and the number is free with the next report.
+    for _ in 0..10 {
+        let bytes = frame(mac(3), mac(1), b"since");
+        server.send(&bytes).unwrap();
+        hear(&mut peer, mac(1));
+        switch.status();
+    }
+    switch.change(&with("new"));
+    let mut new = switch.guest("new", mac(2));
+    refused(&switch, "new", &mut new, &says(5), "source-ip-spoofed");
 }

@@ -63,7 +63,7 @@ impl GuardState {
         }
     }
 
-    /// Forgets all leases.
+    /// Forgets all leases: when the port itself is gone, and its number may become another's.
     pub fn forget_leases(&self) {
         if self.leases.clear() {
             self.changed();
