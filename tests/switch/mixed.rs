@@ -1,7 +1,7 @@
 //! Guests of every kind side by side: offloads passed on or completed, headers of both lengths, rings of all sizes.
 
 use etherparse::{IpNumber, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
-use portcullis::guest::{Builder, Guest, Received, VnetHeader, feature, vnet};
+use portcullis::guest::{Builder, Guest, Received, Shape, VnetHeader, feature, vnet};
 
 use crate::rig::{BROADCAST, Switch, all, expect, frame, mac};
 
@@ -366,4 +366,31 @@ fn h_13_the_mtu_of_a_port_holds_both_ways() {
     let (header, bytes) = giant(mac(2), mac(1), &payload(30_000));
     a.send_with_header(header, &bytes).unwrap();
     assert_eq!(expect(&mut b).bytes, bytes);
+}
+
+/// A frame that is too long alone is too long behind one that is like it, too. Only behind a header of ten bytes does a chain hold more than a
+/// frame may have.
+#[test]
+fn h_13_a_frame_is_as_long_in_company_as_alone() {
+    let switch = Switch::start(&[("a", "uplink = true"), ("b", "uplink = true")]);
+    let mut a = switch.plug("a", plain().mac(mac(1)).legacy());
+    let mut b = switch.plug("b", plain().mac(mac(2)).offloads());
+    b.send(&frame(mac(1), mac(2), b"here")).unwrap();
+    expect(&mut a);
+    // Both are known, so that a long one is like the one before it.
+    for len in [65_550, 65_551, 65_552] {
+        for len in [60, 60, len] {
+            let bytes = frame(mac(2), mac(1), &vec![7; len - 14]);
+            let (nothing, together) = (VnetHeader::default(), Shape::Together);
+            a.queue_frame(0, nothing, &bytes, &together).unwrap();
+        }
+        a.flush(0).unwrap();
+        for _ in 0..2 {
+            assert_eq!(expect(&mut b).bytes.len(), 60);
+        }
+        if len == 65_550 {
+            assert_eq!(expect(&mut b).bytes.len(), len);
+        }
+    }
+    assert_eq!(switch.dropped("a", "oversize"), 2);
 }

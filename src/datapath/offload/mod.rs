@@ -177,7 +177,12 @@ impl Sender {
     /// The longest frame that is not to be cut, in bytes. Its tags are the fabric's business; here a tag only lengthens it.
     #[inline]
     pub const fn longest(self) -> u32 {
-        ETHERNET + VLAN_TAG + self.mtu as u32
+        let longest = ETHERNET + VLAN_TAG + self.mtu as u32;
+        if longest < frame::MAX_FRAME {
+            longest
+        } else {
+            frame::MAX_FRAME
+        }
     }
 }
 
