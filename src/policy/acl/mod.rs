@@ -50,7 +50,7 @@ mod view;
 
 use crate::counters::PortId;
 
-use super::rule::{Decision, Direction, Rule, RuleId};
+use super::rule::{Decision, Direction, Rule, RuleId, Who};
 use super::subject::Subject;
 
 pub use compiler::Compiler;
@@ -116,6 +116,8 @@ pub struct Classifier {
     spaces: Box<[Space]>,
     /// The triples of all classes, where it would be too much to repeat them in each.
     common: Option<Space>,
+    /// Some rule is about MAC addresses.
+    reads_macs: bool,
 }
 
 impl Classifier {
@@ -171,8 +173,18 @@ impl Classifier {
             class_of: peers.into_classes(),
             spaces,
             common,
+            reads_macs: rules.iter().any(|(_, rule)| {
+                let mut parties = rule.from.iter().chain(&rule.to);
+                parties.any(|who| matches!(who, Who::Mac(_)))
+            }),
         };
         Ok((classifier, left))
+    }
+
+    /// Whether some rule is about MAC addresses.
+    #[inline]
+    pub fn reads_macs(&self) -> bool {
+        self.reads_macs
     }
 
     /// The first rule that matches; `None` at the end of the list. `peer` is the receiver for an outbound list, the

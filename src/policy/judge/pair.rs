@@ -174,10 +174,7 @@ impl Judge<'_> {
         if !self.is_current(&mut look) {
             look = burst.look(digest, frame, from, to, self.now);
         }
-        let [outbound, inbound] = match look.flow {
-            None => [false; 2],
-            Some((_, direction)) => covered(&look.terms, direction),
-        };
+        let [outbound, inbound] = self.covers(source, receiver, &look);
         let subject = digest.subject.in_state(look.state);
         let policy = self.policy;
         let outbound = consult(policy, source.outbound.as_deref(), to, &subject, outbound);
@@ -222,6 +219,33 @@ impl Judge<'_> {
             None => {}
         }
         Ok(())
+    }
+
+    /// Whether the outbound list of the source and the inbound list of the receiver are covered by the packet's connection. One
+    /// with rules about MAC addresses is, between the two stations that opened it, and no others: behind a port there may be many.
+    fn covers(&self, source: &Bound, receiver: &Bound, look: &track::Look) -> [bool; 2] {
+        let Some((flow, direction)) = look.flow else {
+            return [false; 2];
+        };
+        let [outbound, inbound] = covered(&look.terms, direction);
+        let [sends, receives] = [&source.outbound, &receiver.inbound]
+            .map(|list| list.as_ref().is_some_and(|list| list.reads_macs()));
+        if !(outbound && sends || inbound && receives) {
+            return [outbound, inbound];
+        }
+        let tracker = self.policy.state().tracker();
+        let is_between = tracker.describe(flow, self.now).is_some_and(|flow| {
+            let subject = &self.context.frame.digest.subject;
+            let (opener, peer) = match direction {
+                track::Direction::Original => (subject.src_mac(), subject.dst_mac()),
+                track::Direction::Reply => (subject.dst_mac(), subject.src_mac()),
+            };
+            (flow.src_mac, flow.dst_mac) == (opener, peer)
+        });
+        [
+            outbound && (is_between || !sends),
+            inbound && (is_between || !receives),
+        ]
     }
 
     /// Whether a verdict that rests on no connection is that of every frame with the same subject, as long as none opens. Where

@@ -2,7 +2,7 @@
 //!
 //! Two cache lines of 32-bit words, all atomic and all relaxed unless it says otherwise. The first line says which
 //! connection it is; it is written before the header makes the entry live, and but for the words that
-//! [`Entry::bind`] sets never again until the place is given to another. The second line is what packets change:
+//! [`Entry::bind`] and [`Entry::set_macs`] set never again until the place is given to another. The second line is what packets change:
 //!
 //! ```text
 //! word  0..4   source IP address       10..13  source and destination MAC
@@ -170,7 +170,8 @@ impl<'a> Entry<'a> {
         self.set_macs(src, dst);
     }
 
-    fn set_macs(self, src: Mac, dst: Mac) {
+    /// Sets the stations that it is between. Who reads meanwhile may find a part of the one and of the other.
+    pub(super) fn set_macs(self, src: Mac, dst: Mac) {
         self.store(SRC_MAC, low(src.bits()));
         self.store(DST_MAC, low(dst.bits()));
         self.store(

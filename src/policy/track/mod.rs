@@ -589,6 +589,8 @@ impl Burst<'_> {
         let found = table.get(flow.slot, flow.generation)?;
         let header = table.renumber(&found);
         found.entry.bind(to);
+        let subject = &digest.subject;
+        found.entry.set_macs(subject.src_mac(), subject.dst_mac());
         table.rebound();
         found.entry.set_terms(terms, epoch);
         Some(table.reference(&Found { header, ..found }))
