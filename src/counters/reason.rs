@@ -74,7 +74,7 @@ reasons! {
     // The gate.
     /// The source MAC is zero, or a group address.
     SourceMacInvalid "source-mac-invalid" Ingress;
-    /// The source MAC is declared for another port.
+    /// The source MAC is declared for another port, or was heard there lately and is claimed by a guest's first frame.
     MacOfOtherPort "mac-of-other-port" Ingress;
     /// Towards a group address that no bridge forwards (IEEE 802.1Q, table 8-1; Cisco's discovery group).
     ReservedGroup "reserved-group" Ingress;

@@ -245,7 +245,7 @@ impl Trial {
         told.step("port security", "admitted");
         let fdb = self.fabric.fdb();
         if let Some(mac) = admitted.claim() {
-            if fdb.add_static(from, mac).is_err() {
+            if fdb.claim(from, mac, now).is_err() {
                 return told.drop("address", DropReason::MacOfOtherPort);
             }
             told.step("address", format!("{mac} is the port's own from now on"));

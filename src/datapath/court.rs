@@ -255,12 +255,13 @@ impl Court<'_> {
         }
     }
 
-    /// The first frame of a guest: its address becomes its port's own, unless another port has it.
+    /// The first frame of a guest: its address becomes its port's own, unless another port has it or was heard with it lately.
     #[cold]
     fn claim(&self, mac: Mac) -> Result<(), DropReason> {
-        let taken = self.gate.fabric.fdb().add_static(self.judge.source(), mac);
+        let fdb = self.gate.fabric.fdb();
+        let taken = fdb.claim(self.judge.source(), mac, self.now);
         taken.map_err(|_| {
-            self.judge.release(mac);
+            self.judge.refuse_claim(mac);
             DropReason::MacOfOtherPort
         })
     }

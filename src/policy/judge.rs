@@ -98,10 +98,10 @@ impl Judge<'_> {
         self.source
     }
 
-    /// Takes back a claim that could not be met: see [`Admitted::claim`].
-    pub fn release(&self, mac: Mac) {
+    /// Takes back a claim that could not be met: see [`Admitted::claim`]. For a second the port claims nothing.
+    pub fn refuse_claim(&self, mac: Mac) {
         if let Some((_, port)) = self.bound {
-            port.guard.release(mac);
+            port.guard.refuse_claim(mac, self.now);
         }
     }
 

@@ -6,7 +6,7 @@ use etherparse::PacketBuilder;
 use portcullis::control::{QuarantineRequest, Question, ReleaseRequest};
 use portcullis::guest::{Guest, VnetHeader, vnet};
 
-use crate::rig::{BROADCAST, Switch, all, expect, frame, hear, mac, until};
+use crate::rig::{BROADCAST, PATIENCE, Switch, all, expect, frame, hear, mac, until};
 
 /// The address of guest `n`.
 pub fn ip(n: u8) -> [u8; 4] {
@@ -796,4 +796,31 @@ fn rules_that_log_leave_lines_of_what_they_decided() {
     assert_eq!(count("name=\"admin\""), 1, "one for the connection: {log}");
     assert_eq!(count(":80 mac"), 0, "{log}");
     assert!(count("udp 10.0.0.1:5000") <= 32, "{log}");
+}
+
+/// Its first frame gave it the gateway's address, and took the gateway's frames for spoofed from then on.
+#[test]
+fn e_1_a_first_frame_from_the_gateways_address_gets_nobody_its_place() {
+    let switch = Switch::start(&[("up", "uplink = true"), ("a", ""), ("rogue", "")]);
+    let [mut up, mut a] = [("up", 1), ("a", 2)].map(|(name, n)| switch.guest(name, mac(n)));
+    passes(&mut up, &mut a, &udp((1, 1), (2, 2)));
+    passes(&mut a, &mut up, &udp((2, 2), (1, 1)));
+    let mut rogue = switch.guest("rogue", mac(1));
+    for to in [2, 9] {
+        let forged = udp((1, 1), (to, 2));
+        refused(&switch, "rogue", &mut rogue, &forged, "mac-of-other-port");
+    }
+    all(&mut rogue);
+    // The gateway stays where it is, and goes on.
+    passes(&mut a, &mut up, &udp((2, 2), (1, 1)));
+    passes(&mut up, &mut a, &udp((1, 1), (2, 2)));
+    assert_eq!(switch.dropped("up", "mac-of-other-port"), 0);
+    assert!(all(&mut rogue).is_empty());
+    // With an address of its own it is let in, when it is heard again.
+    let own = udp((7, 1), (2, 2));
+    until("a claim that may be made", || {
+        rogue.send(&own).unwrap();
+        assert!(rogue.drain(PATIENCE).unwrap());
+        all(&mut a).iter().any(|got| got.bytes == own).then_some(())
+    });
 }

@@ -48,6 +48,9 @@ use crate::clock::Tick;
 use crate::counters::{DropReason, PortId};
 use crate::frame::{Mac, Vid};
 
+/// Seconds for which an address that was heard on one port cannot be claimed for another.
+pub(super) const CLAIM_HOLD: u32 = 60;
+
 /// How many entries are flushed before the lock is let go for a moment.
 const FLUSH_WIDTH: usize = 256;
 
@@ -78,7 +81,7 @@ impl Default for FdbLimits {
 /// Why a static entry was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StaticError {
-    /// The address is declared for another port.
+    /// The address is another port's.
     #[error("{mac} is declared for port {owner} already; an address belongs to one port")]
     Taken {
         /// The address.
@@ -321,6 +324,32 @@ impl Fdb {
     ///
     /// See [`StaticError`]; nothing has changed then.
     pub fn add_static(&self, port: PortId, mac: Mac) -> Result<(), StaticError> {
+        self.declare(port, mac, |_, _| true)
+    }
+
+    /// The same for an address that a guest was first heard with: whoever comes first does not get what another port was heard with
+    /// in the last [`CLAIM_HOLD`] seconds (E-1), in whatever VLAN.
+    ///
+    /// Reads the whole table, if anything was learned: not to be asked for each frame.
+    ///
+    /// # Errors
+    ///
+    /// See [`StaticError`]; no address has changed hands then.
+    pub fn claim(&self, port: PortId, mac: Mac, now: Tick) -> Result<(), StaticError> {
+        let hold = CLAIM_HOLD.min(self.limits.ageing);
+        self.declare(port, mac, |word, heard| {
+            word.is_on(port) || seconds(now).saturating_sub(heard) > hold
+        })
+    }
+
+    /// Declares an address, unless something was learned about it that is not to be forgotten; `may_go` is told the entry and the second
+    /// at which it was last heard.
+    fn declare(
+        &self,
+        port: PortId,
+        mac: Mac,
+        may_go: impl Fn(Word, u32) -> bool,
+    ) -> Result<(), StaticError> {
         if !mac.is_station() {
             return Err(StaticError::NoStation(mac));
         }
@@ -341,6 +370,11 @@ impl Fdb {
                 .all()
                 .filter(|found| self.table.key(*found).mac() == mac)
             {
+                if let Some(owner) = found.word.port()
+                    && !may_go(found.word, self.table.heard(found.slot))
+                {
+                    return Err(StaticError::Taken { mac, owner });
+                }
                 self.remove(&mut books, found);
             }
         }

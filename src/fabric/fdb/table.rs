@@ -245,6 +245,12 @@ impl Table {
     }
 
     #[inline]
+    /// The second at which what is in a slot was last heard.
+    pub(super) fn heard(&self, slot: Slot) -> u32 {
+        self.second(slot)
+            .map_or(0, |seen| seen.load(Ordering::Relaxed))
+    }
+
     fn second(&self, slot: Slot) -> Option<&AtomicU32> {
         self.buckets
             .get(slot.bucket as usize)?

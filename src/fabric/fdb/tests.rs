@@ -263,6 +263,39 @@ fn nothing_is_learned_without_room() {
 }
 
 #[test]
+fn e_1_what_was_heard_lately_on_another_port_cannot_be_claimed() {
+    let ageing = |ageing| {
+        let fdb = Fdb::new(FdbLimits {
+            ageing,
+            ..FdbLimits::default()
+        });
+        fdb.learn(port(1), vlan(7), mac(1), at(100)).unwrap();
+        fdb.learn(port(1), vlan(8), mac(2), at(100)).unwrap();
+        fdb
+    };
+    let fdb = ageing(300);
+    for now in [100, 160] {
+        let claimed = fdb.claim(port(2), mac(1), at(now));
+        let owner = port(1);
+        assert_eq!(claimed, Err(StaticError::Taken { mac: mac(1), owner }));
+        assert_eq!(fdb.lookup(vlan(7), mac(1), at(now)), Some(owner));
+    }
+    // Heard again, it is held anew.
+    fdb.learn(port(1), vlan(7), mac(1), at(150)).unwrap();
+    assert!(fdb.claim(port(2), mac(1), at(210)).is_err());
+    fdb.claim(port(2), mac(1), at(211)).unwrap();
+    assert_eq!(fdb.lookup(vlan(7), mac(1), at(211)), Some(port(2)));
+    // Another address, and what the port itself was heard with.
+    fdb.claim(port(2), mac(3), at(100)).unwrap();
+    fdb.claim(port(1), mac(2), at(100)).unwrap();
+    assert_eq!(fdb.lookup(vlan(9), mac(2), at(100)), Some(port(1)));
+    // What the table does not answer with any more is nobody's.
+    let fdb = ageing(10);
+    assert!(fdb.claim(port(2), mac(1), at(110)).is_err());
+    fdb.claim(port(2), mac(1), at(111)).unwrap();
+}
+
+#[test]
 fn a_table_at_capacity_holds_nearly_all() {
     let fdb = Fdb::new(FdbLimits {
         capacity: 65_536,

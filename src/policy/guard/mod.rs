@@ -181,7 +181,7 @@ impl Guard {
         }
         state.age(now);
         let mac = digest.subject.src_mac();
-        let is_new = self.judge_mac(state, mac)?;
+        let is_new = self.judge_mac(state, mac, now)?;
         let speaker = Speaker {
             guard: self,
             state,
@@ -205,12 +205,13 @@ impl Guard {
 
     /// Says whether the address is one to be kept.
     #[inline]
-    fn judge_mac(&self, state: &GuardState, mac: Mac) -> Result<bool, DropReason> {
+    fn judge_mac(&self, state: &GuardState, mac: Mac, now: Tick) -> Result<bool, DropReason> {
         if !mac.is_station() {
             return Err(DropReason::SourceMacInvalid);
         }
         match (&self.mac, state.kept()) {
             (MacRule::Any, _) => Ok(false),
+            (MacRule::Sticky, None) if state.is_barred(now) => Err(DropReason::MacOfOtherPort),
             (MacRule::Sticky, None) => Ok(true),
             _ if self.owns_mac(state, mac) => Ok(false),
             _ => Err(DropReason::SourceMacSpoofed),

@@ -17,6 +17,8 @@ pub struct GuardState {
     generation: AtomicU64,
     /// The address that was kept; zero, which no station has, for none.
     kept: AtomicU64,
+    /// The moment, in milliseconds, before which no address is claimed.
+    barred_to: AtomicU64,
     /// The moment, in nanoseconds, up to which addressing has used up what the port may send.
     paced_to: AtomicU64,
     leases: Leases,
@@ -50,10 +52,25 @@ impl GuardState {
     /// it was granted to: a guest that reconnects goes on, and another in its place cannot use them.
     pub fn forget(&self) {
         self.kept.store(0, Ordering::Release);
+        self.barred_to.store(0, Ordering::Release);
         self.changed();
     }
 
-    /// Takes back a claim that could not be met: forgets `mac` if it is the address that was kept.
+    /// Takes back a claim that could not be met, and bars the next for a second: to find out costs more than a frame may.
+    pub fn refuse_claim(&self, mac: Mac, now: Tick) {
+        const BAR: u64 = 1000;
+        let end = now.after_millis(BAR).as_millis();
+        self.barred_to.store(end, Ordering::Release);
+        self.release(mac);
+    }
+
+    /// Whether a claim was refused a moment ago.
+    #[inline]
+    pub(super) fn is_barred(&self, now: Tick) -> bool {
+        now.as_millis() < self.barred_to.load(Ordering::Acquire)
+    }
+
+    /// Takes back a claim of a frame that goes nowhere: forgets `mac` if it is the address that was kept.
     pub fn release(&self, mac: Mac) {
         let released =
             self.kept

@@ -165,6 +165,31 @@ fn e_1_the_first_address_is_kept_until_it_is_forgotten() {
     assert_eq!(port.judge(&data(OWN)), Ok(Outcome::Claim(OWN)));
 }
 
+/// To find out whether an address is another's costs the whole table, which a guest could ask for with each frame.
+#[test]
+fn e_1_a_refused_claim_bars_the_next_for_a_second() {
+    let mut spec = guest(IpSpec::Any);
+    spec.mac = MacSpec::Sticky;
+    let mut port = Port::new(&spec);
+    let data = |source| ethernet(GATEWAY, source, 0x0800, &udp4(OWN4, GATEWAY4, 1, 2, &[]));
+    assert_eq!(port.judge(&data(OTHER)), Ok(Outcome::Claim(OTHER)));
+    port.state.refuse_claim(OTHER, port.now);
+    assert_eq!(port.state.kept(), None);
+    let generation = port.state.generation(port.now);
+    for source in [OTHER, OWN] {
+        assert_eq!(port.judge(&data(source)), Err(DropReason::MacOfOtherPort));
+    }
+    assert_eq!(port.state.generation(port.now), generation);
+    port.now = port.now.after_millis(999);
+    assert_eq!(port.judge(&data(OWN)), Err(DropReason::MacOfOtherPort));
+    port.now = port.now.after_millis(1);
+    assert_eq!(port.judge(&data(OWN)), Ok(Outcome::Claim(OWN)));
+    // Another guest is not barred for what one before it did.
+    port.state.refuse_claim(OWN, port.now);
+    port.state.forget();
+    assert_eq!(port.judge(&data(OWN)), Ok(Outcome::Claim(OWN)));
+}
+
 #[test]
 fn e_1_of_two_workers_one_claims() {
     let mut spec = guest(IpSpec::Any);
