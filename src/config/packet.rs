@@ -12,18 +12,21 @@
 //! ```
 //!
 //! Further words: `vlan=10` for a tag, `mac A > B` for other MAC addresses than those of the ports, `fragment=first` and
-//! `fragment=later`, `ttl=1`. Checksums are right. The words of protocols, ICMP types and flags are those of rules.
+//! `fragment=later`, `ttl=1`, `target=fd00::6` of neighbour discovery. Without `payload=`, what a guard reads is there: messages
+//! of neighbour discovery, of DHCP between its ports, and of RARP are those of a well-behaved sender. Checksums are right. The words of protocols, ICMP types and flags are those of rules.
 
 mod build;
+mod messages;
 mod read;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
 use super::spec::PortSpec;
 use crate::counters::PortId;
-use crate::frame::{Mac, Vid};
+use crate::frame::ipv6::link_local_of;
+use crate::frame::Mac;
 use crate::policy::spec::IpSpec;
 use crate::policy::subject::Family;
 
@@ -68,6 +71,15 @@ impl Station {
         }
     }
 
+    /// Its addresses that are whole: no prefixes.
+    fn addresses_v6(&self) -> impl Iterator<Item = Ipv6Addr> + '_ {
+        let own = self.prefixes.iter().filter_map(|prefix| match prefix {
+            IpNet::V6(net) if net.prefix_len() == 128 => Some(net.addr()),
+            _ => None,
+        });
+        own.chain([link_local_of(self.mac)])
+    }
+
     /// Its first address of a family: of a prefix, the first that a station can have.
     fn address(&self, family: Family) -> Option<IpAddr> {
         self.prefixes
@@ -101,10 +113,11 @@ impl Station {
 struct Packet {
     src_mac: Option<Mac>,
     dst_mac: Option<Mac>,
-    vlan: Option<Vid>,
+    /// 0 is a priority tag.
+    vlan: Option<u16>,
     body: Body,
-    /// Bytes behind the last header.
-    payload: u16,
+    /// Bytes behind the last header, if that was said.
+    payload: Option<u16>,
 }
 
 /// What is behind the Ethernet header.
@@ -117,12 +130,16 @@ enum Body {
     },
     /// Nothing that we know.
     Other(u16),
+    /// A RARP request for the sender's own address.
+    Rarp,
     Ip {
         family: Option<Family>,
         src: Option<IpAddr>,
         dst: Option<IpAddr>,
-        ttl: u8,
+        ttl: Option<u8>,
         piece: Option<Fragment>,
+        /// Whom neighbour discovery is about.
+        target: Option<Ipv6Addr>,
         upper: Upper,
     },
 }

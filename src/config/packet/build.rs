@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::messages::{self, Ends};
 use super::{Body, Fragment, Packet, PacketError, Station, Upper};
+use crate::config::terms::RARP;
 use crate::frame::ethernet::ethertype;
 use crate::frame::ipv6::extension;
 use crate::frame::tcp::flag;
@@ -15,6 +17,9 @@ const TPID: u16 = 0x8100;
 const LATER: u16 = 185;
 const MORE: u16 = 1;
 const IDENT: u16 = 1;
+const DEFAULT_TTL: u8 = 64;
+/// Neighbour discovery shows by it that no router was on the way (RFC 4861, 3.1).
+const DISCOVERY_TTL: u8 = 255;
 
 /// The whole frame.
 pub(super) fn frame(
@@ -27,7 +32,8 @@ pub(super) fn frame(
         None => return Err(no_mac("sender")),
     };
     let (number, dst_mac, body) = match &packet.body {
-        Body::Other(number) => (*number, None, vec![0; packet.payload.into()]),
+        Body::Other(number) => (*number, None, vec![0; packet.payload.unwrap_or(0).into()]),
+        Body::Rarp => (RARP, Some(Mac::BROADCAST), messages::reverse_arp(src_mac)),
         Body::Arp { src, dst, is_reply } => {
             let [src, dst] = [(*src, from), (*dst, to)]
                 .map(|(said, station)| address(said, station, Family::V4));
@@ -47,6 +53,7 @@ pub(super) fn frame(
             dst,
             ttl,
             piece,
+            target,
             upper,
         } => {
             let family = match family {
@@ -55,8 +62,27 @@ pub(super) fn frame(
             };
             let src = address(*src, from, family)?;
             let dst = address(*dst, to, family)?;
-            let upper = upper_bytes(*upper, src, dst, packet.payload);
-            let (number, body) = ip(src, dst, *ttl, *piece, upper);
+            let is_discovery = messages::is_discovery(*upper);
+            let (target, dst) = match (src, dst) {
+                (IpAddr::V6(src), IpAddr::V6(dst)) if is_discovery && packet.payload.is_none() => {
+                    let (target, dst) = messages::target(*upper, *target, (src, dst), (from, to));
+                    (target, IpAddr::V6(dst))
+                }
+                _ => (Ipv6Addr::UNSPECIFIED, dst),
+            };
+            let ends = Ends {
+                src,
+                dst,
+                src_mac,
+                dst_mac: packet.dst_mac.or(to.map(|station| station.mac)),
+            };
+            let ttl = ttl.unwrap_or(if is_discovery {
+                DISCOVERY_TTL
+            } else {
+                DEFAULT_TTL
+            });
+            let upper = upper_bytes(*upper, &ends, target, packet.payload);
+            let (number, body) = ip(src, dst, ttl, *piece, upper);
             (number, group_mac(dst), body)
         }
     };
@@ -67,7 +93,7 @@ pub(super) fn frame(
     bytes.extend(src_mac.octets());
     if let Some(vlan) = packet.vlan {
         bytes.extend(TPID.to_be_bytes());
-        bytes.extend(vlan.get().to_be_bytes());
+        bytes.extend(vlan.to_be_bytes());
     }
     bytes.extend(number.to_be_bytes());
     bytes.extend(body);
@@ -154,9 +180,20 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// The protocol's number, its header with the right checksum, and the payload.
-fn upper_bytes(upper: Upper, src: IpAddr, dst: IpAddr, payload: u16) -> (u8, Vec<u8>) {
-    let room = usize::from(payload);
+/// The protocol's number, its header with the right checksum, and the payload: what was said, or the message that is there
+/// in such a packet.
+fn upper_bytes(
+    upper: Upper,
+    ends: &Ends,
+    target: Ipv6Addr,
+    payload: Option<u16>,
+) -> (u8, Vec<u8>) {
+    let rest = match (payload, upper) {
+        (Some(payload), _) => vec![0; payload.into()],
+        (None, Upper::Udp { ports }) => messages::datagram(ports, ends),
+        (None, _) => Vec::new(),
+    };
+    let len = u16::try_from(rest.len()).unwrap_or(u16::MAX);
     let (number, mut bytes, checksum) = match upper {
         Upper::Tcp { ports, flags } => {
             let ack = u32::from(flags & flag::ACK != 0);
@@ -168,9 +205,14 @@ fn upper_bytes(upper: Upper, src: IpAddr, dst: IpAddr, payload: u16) -> (u8, Vec
         }
         Upper::Udp { ports } => {
             let mut bytes = ports_bytes(ports);
-            bytes.extend(payload.saturating_add(8).to_be_bytes());
+            bytes.extend(len.saturating_add(8).to_be_bytes());
             bytes.extend([0, 0]);
             (protocol::UDP, bytes, Some(6))
+        }
+        Upper::Icmp { kind, code, .. } if payload.is_none() && messages::is_discovery(upper) => {
+            let mut bytes = vec![kind, code, 0, 0];
+            bytes.extend(messages::discovery(kind, target, ends));
+            (protocol::ICMPV6, bytes, Some(2))
         }
         Upper::Icmp { kind, code, is_v6 } => {
             let number = if is_v6 {
@@ -185,11 +227,11 @@ fn upper_bytes(upper: Upper, src: IpAddr, dst: IpAddr, payload: u16) -> (u8, Vec
         }
         Upper::Other(number) => (number, Vec::new(), None),
     };
-    bytes.resize(bytes.len() + room, 0);
+    bytes.extend(rest);
     if let Some(at) = checksum {
         let pseudo = match number {
             protocol::ICMP => Vec::new(),
-            _ => pseudo_header(number, src, dst, bytes.len()),
+            _ => pseudo_header(number, ends.src, ends.dst, bytes.len()),
         };
         let sum = sum(&[&pseudo, &bytes]);
         // RFC 768: a checksum of zero is sent as all ones.

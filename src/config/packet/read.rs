@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::{Body, Fragment, Packet, PacketError, Upper};
-use crate::config::terms::{KIND_RULE, parse_flag_list, parse_icmp, parse_kind};
+use super::{Body, Fragment, Packet, PacketError, Upper, messages};
+use crate::config::terms::{KIND_RULE, RARP, parse_flag_list, parse_icmp, parse_kind};
 use crate::frame::ethernet::ethertype;
 use crate::frame::tcp::flag;
 use crate::frame::{MAX_FRAME, Mac, Vid, protocol};
@@ -14,10 +14,9 @@ use crate::policy::subject::Family;
 const SOURCE_PORT: u16 = 40_000;
 /// What fits behind every header that we write.
 const MAX_PAYLOAD: u16 = 60_000;
-const DEFAULT_TTL: u8 = 64;
 const FORM: &str = "write it such as \"tcp 10.0.0.5:40000 > 10.0.0.6:5432\"";
 const WORDS: &str =
-    "the words are flags=, icmp=, vlan=, payload=, fragment=, ttl=, mac A > B, request and reply";
+    "the words are flags=, icmp=, vlan=, payload=, fragment=, ttl=, target=, mac A > B, request and reply";
 
 /// A frame in hexadecimal digits: behind the word `hex`, or nothing but digits. `None`: it is a description.
 pub(super) fn hex(text: &str) -> Result<Option<Vec<u8>>, PacketError> {
@@ -58,6 +57,7 @@ struct Words<'t> {
     payload: Option<&'t str>,
     fragment: Option<&'t str>,
     ttl: Option<&'t str>,
+    target: Option<&'t str>,
     macs: (Option<Mac>, Option<Mac>),
     is_reply: Option<bool>,
 }
@@ -81,37 +81,33 @@ pub(super) fn packet(text: &str) -> Result<Packet, PacketError> {
         Some(_) => tokens.next_if(is_end),
     };
     let words = read_words(&mut tokens)?;
-    let number = |key: &str, word: Option<&str>, most: u16, default: u16| match word {
-        None => Ok(default),
-        Some(word) => plain(word).filter(|number| *number <= most).ok_or_else(|| {
-            PacketError::new(
+    let number = |key: &str, word: Option<&str>, most: u16| match word {
+        None => Ok(None),
+        Some(word) => match plain(word).filter(|number| *number <= most) {
+            Some(number) => Ok(Some(number)),
+            None => Err(PacketError::new(
                 format!("{key}={word} is out of range"),
                 format!("choose a whole number from 0 to {most}"),
-            )
-        }),
+            )),
+        },
     };
-    let payload = number("payload", words.payload, MAX_PAYLOAD, 0)?;
+    let payload = number("payload", words.payload, MAX_PAYLOAD)?;
     let vlan = match words.vlan {
         None => None,
         Some(word) => {
-            let vid = plain(word).and_then(Vid::new);
             let wrong = || {
                 PacketError::new(
                     format!("vlan={word} is no VLAN"),
-                    "choose one from 1 to 4094",
+                    "choose one from 1 to 4094, or 0 for a priority tag",
                 )
             };
+            let vid = plain(word).filter(|vid| *vid == 0 || Vid::new(*vid).is_some());
             Some(vid.ok_or_else(wrong)?)
         }
     };
-    let ttl = number("ttl", words.ttl, 255, DEFAULT_TTL.into())?;
-    let body = body(
-        kind,
-        src,
-        dst,
-        &words,
-        u8::try_from(ttl).unwrap_or(DEFAULT_TTL),
-    )?;
+    let ttl = number("ttl", words.ttl, u8::MAX.into())?;
+    let ttl = ttl.and_then(|ttl| u8::try_from(ttl).ok());
+    let body = body(kind, src, dst, &words, ttl)?;
     Ok(Packet {
         src_mac: words.macs.0,
         dst_mac: words.macs.1,
@@ -152,6 +148,7 @@ fn read_words<'t>(
             "payload" => &mut words.payload,
             "fragment" => &mut words.fragment,
             "ttl" => &mut words.ttl,
+            "target" => &mut words.target,
             _ => return Err(PacketError::new(format!("{token:?} is not known"), WORDS)),
         };
         if slot.replace(value).is_some() {
@@ -178,7 +175,7 @@ fn body(
     src: Option<&str>,
     dst: Option<&str>,
     words: &Words<'_>,
-    ttl: u8,
+    ttl: Option<u8>,
 ) -> Result<Body, PacketError> {
     let misplaced =
         |key: &str| PacketError::new(format!("{key} has no place in this packet"), "leave it out");
@@ -194,6 +191,7 @@ fn body(
         (words.flags.is_some(), is_tcp, "flags"),
         (words.icmp.is_some(), is_icmp, "icmp"),
         (words.is_reply.is_some(), is_arp, "request or reply"),
+        (words.target.is_some(), is_icmp, "target"),
         (
             words.fragment.is_some() || words.ttl.is_some(),
             matches!(kind, Kind::Ip { .. }),
@@ -210,6 +208,7 @@ fn body(
             dst: address(dst, Some(Family::V4))?,
             is_reply: words.is_reply == Some(true),
         }),
+        Kind::EtherType(RARP) if src.or(dst).or(words.payload).is_none() => Ok(Body::Rarp),
         Kind::EtherType(number) if src.or(dst).is_none() => Ok(Body::Other(number)),
         Kind::EtherType(_) => Err(misplaced("an address")),
         Kind::Ip {
@@ -230,7 +229,7 @@ fn ip_body(
     src: Option<&str>,
     dst: Option<&str>,
     words: &Words<'_>,
-    ttl: u8,
+    ttl: Option<u8>,
 ) -> Result<Body, PacketError> {
     let has_ports = matches!(number, protocol::TCP | protocol::UDP);
     let split = |end: Option<&'_ str>| match end {
@@ -279,7 +278,21 @@ fn ip_body(
         protocol::ICMP | protocol::ICMPV6 if family.is_some() => icmp(number, words)?,
         number => Upper::Other(number),
     };
+    if words.target.is_some() && !messages::is_discovery(upper) {
+        let problem = "target has no place in this packet";
+        let remedy = "it is of neighbour discovery: add icmp=neighbour-solicitation or another of its types";
+        return Err(PacketError::new(problem, remedy));
+    }
+    if words.target.is_some() && words.payload.is_some() {
+        let problem = "target stands beside payload, which takes its place";
+        return Err(PacketError::new(problem, "keep one of the two"));
+    }
+    let target = match address(words.target, Some(Family::V6))? {
+        Some(IpAddr::V6(target)) => Some(target),
+        _ => None,
+    };
     Ok(Body::Ip {
+        target,
         family: src.as_ref().or(dst.as_ref()).map(of).or(family),
         src,
         dst,

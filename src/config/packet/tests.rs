@@ -1,7 +1,7 @@
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use super::*;
-use crate::frame::{Frame, Network, Transport};
+use crate::frame::{Frame, Network, Transport, arp, dhcp, nd};
 use crate::policy::digest::Digest;
 
 fn station(name: &str, mac: u64, prefixes: &[&str]) -> Station {
@@ -160,6 +160,7 @@ fn layer_2_is_that_of_the_ports_unless_it_is_said() {
     let said = macs("tcp > :1 vlan=10 mac 52:54:00:00:00:03 > 52:54:00:00:00:04");
     assert_eq!((said.0, said.1), (0x5254_0000_0003, 0x5254_0000_0004));
     assert_eq!(said.2, Some(10));
+    assert_eq!(macs("tcp > :1 vlan=0"), (a, b, Some(0)));
     assert_eq!(macs("tcp > :1 mac > 52:54:00:00:00:04").0, a);
     assert_eq!(macs("udp > 255.255.255.255:67").1, 0xffff_ffff_ffff);
     assert_eq!(macs("udp > 239.129.2.3:67").1, 0x0100_5e01_0203);
@@ -167,6 +168,7 @@ fn layer_2_is_that_of_the_ports_unless_it_is_said() {
     assert_eq!(macs("arp").1, 0xffff_ffff_ffff);
     assert_eq!(macs("arp reply").1, b);
     assert_eq!(macs("0x88b5 payload=46"), (a, b, None));
+    assert_eq!(macs("rarp"), (a, 0xffff_ffff_ffff, None));
 }
 
 #[test]
@@ -182,6 +184,129 @@ fn arp_speaks_for_its_sender() {
         ("10.0.0.9".into(), "10.0.0.6".into())
     );
     assert_eq!(arp.target_mac(), b().mac);
+}
+
+/// Destination, hop limit, type, target and link-layer address of a neighbour discovery message.
+fn discovered(text: &str) -> (String, u8, u8, Option<String>, Option<Mac>) {
+    let frame = made(text);
+    check_sums(&frame);
+    let frame = Frame::parse(&frame, frame.len() as u32).unwrap();
+    let layers = frame.layers();
+    let Network::Ipv6(ip) = layers.network else {
+        panic!("no IPv6: {text}");
+    };
+    let (bytes, len) = layers.layer_4(&frame);
+    let message = nd::Message::parse(bytes, len).unwrap();
+    let options: Vec<_> = message.options().map(|opt| opt.unwrap()).collect();
+    let target = message.target().map(|target| target.to_string());
+    (
+        ip.dst().to_string(),
+        ip.hop_limit(),
+        message.kind(),
+        target,
+        options.first().and_then(nd::Opt::mac),
+    )
+}
+
+#[test]
+fn neighbour_discovery_is_whole() {
+    let own = Some(a().mac);
+    let some = |text: &str| Some(text.to_owned());
+    let asks = |text: &str| discovered(&format!("icmpv6 {text} icmp=neighbour-solicitation"));
+    // As ARP asks everybody, a solicitation asks the group of the address.
+    let group = "ff02::1:ff00:6".to_owned();
+    let question = (group.clone(), 255, 135, some("fd00::6"), own);
+    assert_eq!(asks("fd00::5 > fd00::6"), question);
+    assert_eq!(asks("fd00::5 > ff02::1:ff00:6"), question);
+    // Who looks whether an address is taken names no address of its own.
+    let claim = ("ff02::1:ff00:5".to_owned(), 255, 135, some("fd00::5"), None);
+    assert_eq!(asks(":: > fd00::5"), claim);
+    assert_eq!(asks(":: > ff02::1:ff00:5"), claim);
+    assert_eq!(
+        asks("fd00::5 > fd00::6 target=fd00::7"),
+        ("fd00::6".to_owned(), 255, 135, some("fd00::7"), own)
+    );
+    assert_eq!(
+        discovered("icmpv6 fd00::5 > fd00::6 icmp=neighbour-advertisement"),
+        ("fd00::6".to_owned(), 255, 136, some("fd00::5"), own)
+    );
+    assert_eq!(
+        discovered("icmpv6 fd00::5 > ff02::1 icmp=136 target=fd00::9 ttl=64"),
+        ("ff02::1".to_owned(), 64, 136, some("fd00::9"), own)
+    );
+    assert_eq!(
+        discovered("icmpv6 fe80::1 > ff02::1 icmp=router-advertisement"),
+        ("ff02::1".to_owned(), 255, 134, None, own)
+    );
+    assert_eq!(
+        discovered("icmpv6 :: > ff02::2 icmp=router-solicitation"),
+        ("ff02::2".to_owned(), 255, 133, None, None)
+    );
+    let redirect = discovered("icmpv6 fe80::1 > fd00::6 icmp=redirect");
+    assert_eq!(redirect.3, some("fe80::1"));
+    refused(
+        "icmpv6 > fd00::6 target=fd00::6",
+        "target has no place in this packet; it is of neighbour discovery: add icmp=neighbour-solicitation or another of its types",
+    );
+    refused(
+        "icmpv6 > fd00::6 icmp=135 target=fd00::6 payload=16",
+        "target stands beside payload, which takes its place; keep one of the two",
+    );
+    refused(
+        "tcp > :1 target=fd00::6",
+        "target has no place in this packet; leave it out",
+    );
+}
+
+#[test]
+fn dhcp_and_rarp_speak_for_their_sender() {
+    let datagram = |text: &str| {
+        let bytes = made(text);
+        check_sums(&bytes);
+        let frame = Frame::parse(&bytes, bytes.len() as u32).unwrap();
+        frame.layers().datagram(&frame).0.to_vec()
+    };
+    let v4 = |text: &str| {
+        let bytes = datagram(text);
+        let message = dhcp::Dhcp::parse(&bytes, bytes.len()).unwrap();
+        let options: Vec<_> = message.options().map(|opt| opt.unwrap()).collect();
+        assert_eq!(options.len(), 1);
+        (
+            message.operation(),
+            message.client_mac(),
+            message.client_ip().to_string(),
+            message.your_ip().to_string(),
+            options[0].value.to_vec(),
+        )
+    };
+    let none = || "0.0.0.0".to_owned();
+    assert_eq!(
+        v4("udp 0.0.0.0:68 > 255.255.255.255:67"),
+        (1, a().mac, none(), none(), vec![1])
+    );
+    assert_eq!(
+        v4("udp 10.0.0.5:68 > 10.0.0.1:67"),
+        (1, a().mac, "10.0.0.5".to_owned(), none(), vec![3])
+    );
+    assert_eq!(
+        v4("udp 10.0.0.1:67 > 10.0.0.5:68"),
+        (2, b().mac, none(), "10.0.0.5".to_owned(), vec![2])
+    );
+    let solicit = datagram("udp [fe80::5]:546 > [ff02::1:2]:547");
+    assert_eq!((solicit[0], &solicit[12..]), (1, &a().mac.octets()[..]));
+    let advertise = datagram("udp [fe80::1]:547 > [fe80::5]:546");
+    assert_eq!((advertise[0], &advertise[12..]), (2, &b().mac.octets()[..]));
+    // What was said stands.
+    assert_eq!(
+        datagram("udp 0.0.0.0:68 > 255.255.255.255:67 payload=9"),
+        [0; 9]
+    );
+
+    let frame = made("rarp");
+    let packet = arp::Arp::parse(&frame[14..], frame.len() - 14).unwrap();
+    assert_eq!((packet.operation(), packet.sender_mac()), (3, a().mac));
+    assert_eq!(packet.target_mac(), a().mac);
+    assert_eq!(made("rarp payload=5").len(), 19);
 }
 
 #[test]
@@ -261,8 +386,8 @@ fn what_is_no_packet_is_refused() {
         "\"sin\" is no TCP flag; write flags such as flags=syn,ack",
     );
     refused(
-        "tcp > :1 vlan=0",
-        "vlan=0 is no VLAN; choose one from 1 to 4094",
+        "tcp > :1 vlan=4095",
+        "vlan=4095 is no VLAN; choose one from 1 to 4094, or 0 for a priority tag",
     );
     refused(
         "tcp > :1 payload=60001",
@@ -274,7 +399,7 @@ fn what_is_no_packet_is_refused() {
     );
     refused(
         "tcp > :1 urgent",
-        "\"urgent\" is not known; the words are flags=, icmp=, vlan=, payload=, fragment=, ttl=, mac A > B, request and reply",
+        "\"urgent\" is not known; the words are flags=, icmp=, vlan=, payload=, fragment=, ttl=, target=, mac A > B, request and reply",
     );
     refused(
         "ip 10.0.0.5 > 10.0.0.6",
