@@ -169,6 +169,15 @@ fn three_tier_closes_what_it_does_not_name() {
     assert!(spec.asserts.len() >= 16);
 }
 
+/// Who starts from an example is told of nothing that he did not do.
+#[test]
+fn examples_leave_nothing_to_note() {
+    for name in ["lan.toml", "three-tier.toml", "vlans.toml"] {
+        let spec = load(Some(&examples().join(name)), &Overrides::default()).unwrap();
+        assert_eq!(spec.notes, [], "{name}");
+    }
+}
+
 #[test]
 fn lan_shows_every_mode() {
     let spec = load(Some(&examples().join("lan.toml")), &Overrides::default()).unwrap();

@@ -20,6 +20,9 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     source.file = source
         .file
         .map(|file| path::absolute(&file).unwrap_or(file));
+    for note in &spec.notes {
+        tracing::warn!("{note}");
+    }
     let (stopper, reloader) = (Stopper::new()?, Reloader::new()?);
     stop_on_signals(&stopper)?;
     reload_on_hangup(&reloader)?;

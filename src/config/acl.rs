@@ -9,7 +9,7 @@ use super::Place;
 use super::raw::{Section, Value};
 use super::reader::Reader;
 use super::terms::{
-    FLAGS_RULE, KIND_RULE, STATES, icmp_names, parse_flags, parse_icmp, parse_kind,
+    FLAGS_RULE, KIND_RULE, STATES, icmp_names, kind_remedy, parse_flags, parse_icmp, parse_kind,
 };
 use super::who::{Names, Party, WHO_RULE, family_of};
 use crate::counters::PortSet;
@@ -24,13 +24,35 @@ const ACTIONS: [(&str, Action); 3] = [
     ("reject", Action::Reject),
 ];
 const MAX_RULE_NAME: usize = 64;
+/// The keys of a rule.
+const KEYS: [&str; 15] = [
+    "allow",
+    "deny",
+    "reject",
+    "from",
+    "to",
+    "port",
+    "source_port",
+    "icmp",
+    "flags",
+    "vlan",
+    "state",
+    "stateless",
+    "fragments",
+    "log",
+    "name",
+];
 
 /// Reads one rule; `None` when it was refused.
 pub(super) fn read_rule(section: Section, names: &Names, reader: &mut Reader<'_>) -> Option<Rule> {
     let mut reader = reader.within(section);
     let before = reader.faults();
     let place = reader.place();
-    let (action, kind) = read_verb(&mut reader, &place)?;
+    let Some((action, kind)) = read_verb(&mut reader, &place) else {
+        // A slip in the verdict is an unknown key, too.
+        reader.finish_beside(&KEYS);
+        return None;
+    };
     let mut rule = Rule {
         kind,
         origin: place.to_string(),
@@ -64,7 +86,8 @@ fn read_verb(reader: &mut Reader<'_>, place: &Place) -> Option<(Action, Kind)> {
         };
         let kind = parse_kind(&text);
         if let Err(why) = &kind {
-            reader.fault(place.clone(), verb, format!("{text:?} {why}"), KIND_RULE);
+            let remedy = kind_remedy(&text);
+            reader.fault(place.clone(), verb, format!("{text:?} {why}"), &remedy);
         }
         if found.is_some() {
             let problem = "stands beside another verdict".to_owned();

@@ -37,9 +37,9 @@ pub(super) fn check_between(ports: &[PortSpec], faults: &mut Vec<Fault>) {
     let mut sockets: HashMap<PathBuf, &PortSpec> = HashMap::new();
     let mut macs: HashMap<Mac, &PortSpec> = HashMap::new();
     for port in ports {
-        let mut refuse = |key: &str, problem: String, remedy: &str| {
+        let mut refuse = |place: &Place, key: &str, problem: String, remedy: &str| {
             faults.push(Fault {
-                place: port.origin.clone(),
+                place: place.clone(),
                 subject: format!("port {:?}{key}", port.name),
                 problem,
                 remedy: remedy.to_owned(),
@@ -47,7 +47,7 @@ pub(super) fn check_between(ports: &[PortSpec], faults: &mut Vec<Fault>) {
         };
         if let Some(first) = names.insert(&port.name, port) {
             let problem = format!("the name is taken at {}", first.origin);
-            refuse("", problem, "give each port its own name");
+            refuse(&port.origin, "", problem, "give each port its own name");
         }
         let path = port.endpoint.path();
         if let Some(first) = sockets.insert(same_path(path), port) {
@@ -57,17 +57,22 @@ pub(super) fn check_between(ports: &[PortSpec], faults: &mut Vec<Fault>) {
                 first.name,
                 first.origin
             );
-            refuse(": socket", problem, "give each port its own socket");
+            let remedy = "give each port its own socket";
+            refuse(&port.origin, ": socket", problem, remedy);
         }
         for mac in &port.macs {
             if let Some(first) = macs.insert(*mac, port)
                 && first.name != port.name
             {
+                let place =
+                    |port: &PortSpec| port.mac_origin.clone().unwrap_or(port.origin.clone());
                 let problem = format!(
                     "{mac} is an address of port {:?} at {}",
-                    first.name, first.origin
+                    first.name,
+                    place(first)
                 );
-                refuse(": mac", problem, "an address belongs to one port");
+                let remedy = "an address belongs to one port";
+                refuse(&place(port), ": mac", problem, remedy);
             }
         }
     }

@@ -1,9 +1,10 @@
 //! Faults of a configuration: the place, the key, the trouble and the remedy.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-/// Where something was written: `lan.toml:12`, or the flag itself.
+/// Where something was written: `lan.toml:12`, `lan.toml:12:40` for one of several rules on a line, or the flag itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// A line of a file; lines count from 1.
@@ -11,7 +12,9 @@ pub enum Place {
         /// As the user named it.
         file: String,
         /// From 1.
-        line: usize,
+        line: u32,
+        /// From 1, where several of a kind stand on the line.
+        column: Option<NonZeroU32>,
     },
     /// A flag of the command line, as given.
     Flag(String),
@@ -22,7 +25,10 @@ pub enum Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Line { file, line } => write!(f, "{file}:{line}"),
+            Self::Line { file, line, column } => {
+                write!(f, "{file}:{line}")?;
+                column.map_or(Ok(()), |column| write!(f, ":{column}"))
+            }
             Self::Flag(text) | Self::Whole(text) => f.write_str(text),
         }
     }

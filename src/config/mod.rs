@@ -22,6 +22,7 @@ mod flags;
 mod limits;
 mod lists;
 mod nearest;
+mod notes;
 pub mod nwfilter;
 pub mod packet;
 mod paths;
@@ -115,11 +116,17 @@ pub fn from_text(
     } else {
         // As they stand in the file; those of flags and of the whole come last.
         faults.sort_by_key(|fault| match fault.place {
-            Place::Line { line, .. } => line,
-            Place::Flag(_) | Place::Whole(_) => usize::MAX,
+            Place::Line { line, column, .. } => (line, column),
+            Place::Flag(_) | Place::Whole(_) => (u32::MAX, None),
         });
         Err(ConfigError::Invalid(faults))
     }
+}
+
+/// Whether a ready-made list is called that.
+#[must_use]
+pub fn is_ready_made(name: &str) -> bool {
+    filters::NAMES.contains(&name)
 }
 
 const MODES: [(&str, Mode); 3] = [

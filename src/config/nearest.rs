@@ -11,26 +11,31 @@ pub(super) fn nearest<'k>(wrong: &str, known: &[&'k str]) -> Option<&'k str> {
         .map(|(_, word)| word)
 }
 
-/// Levenshtein's distance, one row at a time.
+/// Levenshtein's distance, where two letters that changed places are one slip; a row at a time.
 fn distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
+    let at = |row: &[usize], column: usize| row.get(column).copied().unwrap_or(usize::MAX);
+    let mut above: Vec<usize> = (0..=to.len()).collect();
+    // The row above that, and its letter.
+    let mut before: Option<(Vec<usize>, char)> = None;
     for (line, a) in from.chars().enumerate() {
-        let mut left = line + 1;
-        let mut next = vec![left];
-        for (pair, b) in row.windows(2).zip(&to) {
-            let (diagonal, above) = match pair {
-                [diagonal, above] => (*diagonal, *above),
-                _ => continue,
+        let mut row = vec![line + 1];
+        let mut last = None;
+        for (column, b) in to.iter().enumerate() {
+            let changed = at(&above, column) + usize::from(a != *b);
+            let missing = at(&above, column + 1).min(at(&row, column)) + 1;
+            let swapped = match (&before, last) {
+                (Some((row, other)), Some(left)) if *other == *b && left == a => {
+                    at(row, column - 1) + 1
+                }
+                _ => usize::MAX,
             };
-            left = (above + 1)
-                .min(left + 1)
-                .min(diagonal + usize::from(a != *b));
-            next.push(left);
+            row.push(changed.min(missing).min(swapped));
+            last = Some(*b);
         }
-        row = next;
+        before = Some((std::mem::replace(&mut above, row), a));
     }
-    row.last().copied().unwrap_or(0)
+    above.last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -56,5 +61,8 @@ mod tests {
         assert_eq!(distance("abc", ""), 3);
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("same", "same"), 0);
+        assert_eq!(distance("tpc", "tcp"), 1);
+        assert_eq!(distance("ab", "ba"), 1);
+        assert_eq!(distance("abc", "cab"), 2);
     }
 }

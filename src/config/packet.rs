@@ -25,8 +25,8 @@ use ipnet::IpNet;
 
 use super::spec::PortSpec;
 use crate::counters::PortId;
-use crate::frame::ipv6::link_local_of;
 use crate::frame::Mac;
+use crate::frame::ipv6::link_local_of;
 use crate::policy::spec::IpSpec;
 use crate::policy::subject::Family;
 
@@ -172,6 +172,14 @@ pub fn build(
     match read::hex(text)? {
         Some(frame) => Ok(frame),
         None => build::frame(&read::packet(text)?, from, to),
+    }
+}
+
+/// The IP address that a packet goes to, if it is said.
+pub(super) fn receiver(text: &str) -> Option<IpAddr> {
+    match read::packet(text).ok()?.body {
+        Body::Ip { dst, .. } | Body::Arp { dst, .. } => dst,
+        Body::Other(_) | Body::Rarp => None,
     }
 }
 

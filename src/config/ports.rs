@@ -29,6 +29,7 @@ pub(super) struct Draft {
     pub(super) uplink: bool,
     pub(super) groups: Vec<String>,
     macs: Vec<Mac>,
+    mac_place: Option<Place>,
     own: Shared,
 }
 
@@ -76,6 +77,7 @@ impl Draft {
         let connect = reader.boolean("connect").unwrap_or(false);
         let uplink = reader.boolean("uplink").unwrap_or(false);
         let groups = read_groups(&mut reader);
+        let mac_place = reader.place_of("mac");
         let macs = read_macs(&mut reader, fdb);
         let own = Shared::read(&mut reader);
         reader.finish();
@@ -93,6 +95,7 @@ impl Draft {
             uplink,
             groups,
             macs,
+            mac_place,
             own,
         }
     }
@@ -141,6 +144,8 @@ impl Draft {
             access: shared.access.spec(),
             owner_origin: shared.access.owner.map(|(_, place)| place),
             group_origin: shared.access.group.map(|(_, place)| place),
+            mac_origin: self.mac_place,
+            ip_origin: shared.security.ip.map(|(_, place)| place),
             origin,
         })
     }

@@ -1,5 +1,6 @@
 //! First step: text to entries with their places. Nothing has a meaning yet.
 
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::Path;
 
@@ -36,6 +37,20 @@ pub(super) struct Item {
 }
 
 impl Item {
+    /// Has it, and each item of a list, stand at `place`, if that is on its line.
+    fn move_to(&mut self, place: &Place) {
+        if let (Place::Line { line, .. }, Place::Line { line: other, .. }) = (&self.place, place)
+            && line == other
+        {
+            self.place = place.clone();
+        }
+        if let Value::List(items) = &mut self.value {
+            for item in items {
+                item.move_to(place);
+            }
+        }
+    }
+
     /// Whether it is just that word.
     pub(super) fn is_word(&self, word: &str) -> bool {
         matches!(&self.value, Value::Text(text) | Value::Word(text) if text == word)
@@ -97,6 +112,13 @@ struct Source {
     lines: Vec<usize>,
 }
 
+/// From 1, of what is counted from 0. A text is no longer than 16 MiB.
+fn counted(from_zero: usize) -> u32 {
+    u32::try_from(from_zero)
+        .unwrap_or(u32::MAX)
+        .saturating_add(1)
+}
+
 impl Source {
     fn new(file: String, text: &str) -> Self {
         let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
@@ -104,12 +126,59 @@ impl Source {
         Self { file, lines }
     }
 
+    fn line(&self, at: usize) -> usize {
+        self.lines.partition_point(|begin| *begin <= at)
+    }
+
     fn at(&self, span: &Range<usize>) -> Place {
-        let line = 1 + self.lines.partition_point(|begin| *begin <= span.start);
         Place::Line {
             file: self.file.clone(),
-            line,
+            line: counted(self.line(span.start)),
+            column: None,
         }
+    }
+
+    /// The same with the column, in bytes.
+    fn at_column(&self, span: &Range<usize>) -> Place {
+        let line = self.line(span.start);
+        let begin = match line.checked_sub(1) {
+            None => 0,
+            Some(before) => self.lines.get(before).copied().unwrap_or(0),
+        };
+        Place::Line {
+            file: self.file.clone(),
+            line: counted(line),
+            column: NonZeroU32::new(counted(span.start.saturating_sub(begin))),
+        }
+    }
+
+    /// The items of an array. Tables that share a line are told apart by their columns, and so is what stands in them.
+    fn items(&self, items: &[Spanned<DeValue<'_>>]) -> Vec<Item> {
+        let is_table = |item: &Spanned<DeValue<'_>>| matches!(item.get_ref(), DeValue::Table(_));
+        let line = |item: &Spanned<DeValue<'_>>| self.line(item.span().start);
+        let tables: Vec<usize> = items
+            .iter()
+            .filter(|item| is_table(item))
+            .map(line)
+            .collect();
+        let shares = |of: usize| {
+            // They stand in order.
+            let first = tables.partition_point(|line| *line < of);
+            tables.get(first + 1) == Some(&of)
+        };
+        let items = items.iter().map(|value| {
+            let mut item = self.item(value);
+            if is_table(value) && shares(line(value)) {
+                item.place = self.at_column(&value.span());
+                if let Value::Table(entries) = &mut item.value {
+                    for entry in entries {
+                        entry.item.move_to(&item.place);
+                    }
+                }
+            }
+            item
+        });
+        items.collect()
     }
 
     fn item(&self, value: &Spanned<DeValue<'_>>) -> Item {
@@ -119,9 +188,7 @@ impl Source {
             DeValue::Integer(digits) => i128::from_str_radix(digits.as_str(), digits.radix())
                 .map_or(Value::Other("an integer out of range"), Value::Number),
             DeValue::Boolean(flag) => Value::Boolean(*flag),
-            DeValue::Array(items) => {
-                Value::List(items.iter().map(|item| self.item(item)).collect())
-            }
+            DeValue::Array(items) => Value::List(self.items(items)),
             DeValue::Table(table) => Value::Table(self.entries(table)),
             DeValue::Float(_) => Value::Other("a number with a fraction"),
             DeValue::Datetime(_) => Value::Other("a date"),

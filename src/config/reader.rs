@@ -137,12 +137,14 @@ impl<'f> Reader<'f> {
         };
         let number = number.filter(|number| range.contains(number));
         if number.is_none() {
-            self.fault(
-                item.place,
-                key,
-                format!("{written} is out of range"),
-                &remedy,
-            );
+            let is_number = written.bytes().any(|digit| digit.is_ascii_digit())
+                && !written.contains(|c: char| !c.is_ascii_digit() && c != '-');
+            let problem = if is_number {
+                format!("{written} is out of range")
+            } else {
+                format!("{written:?} is no number")
+            };
+            self.fault(item.place, key, problem, &remedy);
         }
         number
     }
@@ -168,6 +170,18 @@ impl<'f> Reader<'f> {
             }
         };
         let mut end = |word: String| {
+            if word.is_empty() || !word.bytes().all(|digit| digit.is_ascii_digit()) {
+                let problem = format!("{word:?} is no number");
+                let remedy = format!(
+                    "write numbers from {} to {}, ranges such as \"20-29\", or a list of these such as [{}, {}]",
+                    range.start(),
+                    range.end(),
+                    range.start(),
+                    range.end()
+                );
+                self.fault(place.clone(), key, problem, &remedy);
+                return None;
+            }
             let (place, value) = (place.clone(), Value::Word(word));
             let number = self.number_of(key, Item { place, value }, range.clone())?;
             u16::try_from(number).ok()
@@ -320,5 +334,14 @@ impl<'f> Reader<'f> {
                 &remedy,
             );
         }
+    }
+
+    /// The same where `others` might have been asked for.
+    pub(super) fn finish_beside(mut self, others: &[&'static str]) {
+        self.section
+            .entries
+            .retain(|entry| !others.contains(&entry.key.as_str()));
+        self.asked.extend(others);
+        self.finish();
     }
 }

@@ -148,6 +148,14 @@ fn read_ip(reader: &mut Reader<'_>) -> Option<(IpSpec, Place)> {
             _ => {}
         }
     }
+    let alone = ["dhcp", "any"].into_iter();
+    let mut alone = alone.filter(|word| items.iter().any(|item| item.is_word(word)));
+    if let Some(word) = alone.next() {
+        let problem = format!("{word:?} stands beside others");
+        let remedy = "it stands alone: keep it, or the guest's own addresses";
+        reader.fault(place.clone(), "ip", problem, remedy);
+        return Some((IpSpec::Any, place));
+    }
     let prefixes = read_prefixes(reader, "ip", items, &place, IP_RULE);
     Some((IpSpec::Declared(prefixes), place))
 }

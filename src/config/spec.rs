@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Place;
 use super::packet::{self, PacketError, Station};
+use super::{Fault, Place};
 use crate::counters::{DropReason, PortId, PortSet};
 use crate::datapath::PollMode;
 use crate::fabric::{FdbLimits, Mode, VlanMembership};
 use crate::frame::{Mac, Vid};
 use crate::policy::rule::{Action, Rule, Who};
 use crate::policy::spec::{
-    ConnectionQuota, GuardSpec, LimitSpec, MacSpec, PolicySpec, PortPolicy, TrackingSpec,
+    ConnectionQuota, GuardSpec, IpSpec, LimitSpec, MacSpec, PolicySpec, PortPolicy, TrackingSpec,
 };
 use crate::port::endpoint::Endpoint;
 use crate::port::socket::Access;
@@ -61,6 +61,8 @@ pub struct SwitchSpec {
     pub lists: BTreeMap<String, RuleList>,
     /// What must be true of the policy: to be judged at every load, which is refused when one fails.
     pub asserts: Vec<Assert>,
+    /// What is allowed and may not be what was meant, for people.
+    pub notes: Vec<Fault>,
 }
 
 /// One expectation of `[[assert]]`, for one pair of ports.
@@ -124,6 +126,10 @@ pub struct PortSpec {
     pub owner_origin: Option<Place>,
     /// Where that group was named, if one was.
     pub group_origin: Option<Place>,
+    /// Where its MAC addresses were named, if they were.
+    pub mac_origin: Option<Place>,
+    /// Where its IP addresses were named, if they were.
+    pub ip_origin: Option<Place>,
     /// Where the socket was named.
     pub origin: Place,
 }
@@ -203,6 +209,24 @@ impl SwitchSpec {
     ) -> Result<Vec<u8>, PacketError> {
         let station = |place: PortId| Some(Station::of(self.ports.get(place.index())?, place));
         packet::build(text, station(from).as_ref(), to.and_then(station).as_ref())
+    }
+
+    /// The port that declares the IP address which a packet in words goes to, if one alone does.
+    #[must_use]
+    pub fn receiver(&self, text: &str) -> Option<PortId> {
+        let address = packet::receiver(text)?;
+        let declares = |port: &PortSpec| match &port.guard.ip {
+            IpSpec::Declared(prefixes) => prefixes.iter().any(|prefix| prefix.contains(&address)),
+            IpSpec::Any | IpSpec::Dhcp => false,
+        };
+        let ids = (0..).map_while(PortId::new);
+        let mut found = self
+            .ports
+            .iter()
+            .zip(ids)
+            .filter(|(port, _)| declares(port));
+        let (_, id) = found.next()?;
+        found.next().is_none().then_some(id)
     }
 
     /// The policy: that of the first port is `ports[0]`, as if the ports had the ids 0, 1, 2, ...

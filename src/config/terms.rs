@@ -1,5 +1,6 @@
 //! The words of rules: kinds of frames, ICMP types, TCP flags, states. One table for the file, the flags and packets to explain.
 
+use super::nearest::nearest;
 use crate::frame::ethernet::ethertype;
 use crate::frame::tcp::flag;
 use crate::frame::{ipv6, protocol};
@@ -22,6 +23,26 @@ pub(super) const PROTOCOLS: [(&str, u8, Option<Family>); 10] = [
     ("sctp", 132, None),
     ("udplite", 136, None),
 ];
+/// What to do about a word that is no kind: the one that was meant, or all that there are.
+pub(super) fn kind_remedy(text: &str) -> String {
+    let names = ["any", "ip", "ipv4", "ipv6", "arp", "rarp", "llc"];
+    let names: Vec<&str> = PROTOCOLS
+        .iter()
+        .map(|(name, ..)| *name)
+        .chain(names)
+        .collect();
+    let meant = match (parse_kind(text), text) {
+        (Err(why), _) if why != UNKNOWN => None,
+        (_, "icmp6" | "ipv6-icmp") => Some("icmpv6"),
+        _ => nearest(&text.to_lowercase(), &names),
+    };
+    match meant {
+        Some(meant) => format!("did you mean {meant:?}?"),
+        None => KIND_RULE.to_owned(),
+    }
+}
+
+const UNKNOWN: &str = "is not known";
 const FAMILIES: [(&str, Option<Family>); 3] = [
     ("ip", None),
     ("ipv4", Some(Family::V4)),
@@ -66,7 +87,7 @@ pub(super) fn parse_kind(text: &str) -> Result<Kind, String> {
         Some(digits) => (decimal(digits).ok_or("is no protocol's number")?, None),
         None => {
             let found = PROTOCOLS.iter().find(|(known, ..)| *known == name);
-            let (_, number, of) = found.ok_or("is not known")?;
+            let (_, number, of) = found.ok_or(UNKNOWN)?;
             (*number, *of)
         }
     };

@@ -5,7 +5,7 @@ use super::raw::Section;
 use super::reader::Reader;
 use super::spec::{Threshold, TriggerSpec};
 use super::who::Names;
-use super::{Fault, NAME_RULE, Place, valid_name};
+use super::{Fault, NAME_RULE, Place, is_ready_made, valid_name};
 use crate::counters::{DropReason, Side};
 use crate::policy::scan;
 
@@ -78,7 +78,11 @@ impl Triggers {
             }
         }
         if let Some((list, place)) = self.allow.as_ref().filter(|(list, _)| !lists.has(list)) {
-            let problem = format!("there is no list {list:?}");
+            let problem = if is_ready_made(list) {
+                format!("{list:?} is a ready-made list, which is no list of its own")
+            } else {
+                format!("there is no list {list:?}")
+            };
             let remedy = "name a list that stands as [acl.NAME]";
             refuse(place, "allow", problem, remedy);
         }

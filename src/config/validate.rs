@@ -6,6 +6,7 @@ use super::asserts::read_asserts;
 use super::between::{check_between, check_control, check_count};
 use super::limits::Connections;
 use super::lists::Lists;
+use super::notes::{Sections, notes};
 use super::paths::default_control_path;
 use super::ports::{Draft, Under, read_defaults, read_group_sections};
 use super::raw::{Raw, Section};
@@ -37,6 +38,7 @@ pub(super) fn validate(mut raw: Raw, file: Option<&Path>, faults: &mut Vec<Fault
         Place::Line { file, .. } => Place::Whole(file),
         other => other,
     };
+    let sections = Sections::new(&raw.groups, &raw.sets, &raw.lists);
     let mut fdb = read_fdb(raw.fdb, faults);
     let switch = read_switch(raw.switch, file, faults);
     let tracking = read_conntrack(raw.conntrack, faults);
@@ -66,7 +68,7 @@ pub(super) fn validate(mut raw: Raw, file: Option<&Path>, faults: &mut Vec<Fault
     check_count(&ports, &whole, faults);
     check_between(&ports, faults);
     check_control(&switch, &ports, faults);
-    SwitchSpec {
+    let mut spec = SwitchSpec {
         name: switch.name,
         control: switch.control,
         control_origin: switch.control_origin,
@@ -82,7 +84,12 @@ pub(super) fn validate(mut raw: Raw, file: Option<&Path>, faults: &mut Vec<Fault
         ports,
         lists: lists.all(),
         asserts,
+        notes: Vec::new(),
+    };
+    if faults.is_empty() {
+        spec.notes = notes(&spec, &sections, &names);
     }
+    spec
 }
 
 /// `[switch]`, read.

@@ -1,6 +1,7 @@
 //! Names that rules and asserts use: ports, groups, uplinks, sets of addresses.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 
 use ipnet::IpNet;
 
@@ -28,6 +29,8 @@ pub(super) struct Names {
     uplinks: PortSet,
     count: usize,
     sets: HashMap<String, Vec<IpNet>>,
+    /// Sets that somebody has named.
+    used: RefCell<HashSet<String>>,
 }
 
 /// One word of `from` or `to`, understood.
@@ -56,6 +59,7 @@ impl Names {
             uplinks: PortSet::EMPTY,
             count: drafts.len(),
             sets: read_sets(sets, faults),
+            used: RefCell::default(),
         };
         let ids = (0..).map_while(PortId::new);
         for (draft, id) in drafts.iter().zip(ids) {
@@ -74,6 +78,16 @@ impl Names {
     pub(super) fn is_anybody(&self, name: &str) -> bool {
         let group = self.groups.get(name);
         self.ports.contains_key(name) || group.is_some_and(|ports| !ports.is_empty())
+    }
+
+    /// Whether there is such a group, and no port in it.
+    pub(super) fn is_empty_group(&self, name: &str) -> bool {
+        self.groups.get(name).is_some_and(PortSet::is_empty)
+    }
+
+    /// Whether a party was that set.
+    pub(super) fn is_used_set(&self, name: &str) -> bool {
+        self.used.borrow().contains(name)
     }
 
     /// How many ports there are, those that were refused included.
@@ -112,7 +126,10 @@ impl Names {
         }
         if let Some(name) = text.strip_prefix("set:") {
             return match self.sets.get(name) {
-                Some(members) => Ok(Party::Set(members.clone())),
+                Some(members) => {
+                    self.used.borrow_mut().insert(name.to_owned());
+                    Ok(Party::Set(members.clone()))
+                }
                 None => Err(unknown("set", name, self.sets.keys(), "set:")),
             };
         }

@@ -197,6 +197,9 @@ impl Switch {
                     let report = self.take_up(prepared, now);
                     let file = report.file.display();
                     tracing::info!(%file, epoch = report.epoch, "configuration taken up");
+                    for note in &self.live.spec.notes {
+                        tracing::warn!("{note}");
+                    }
                     self.settle(report);
                 }
                 Err(error) => self.refuse(ticket, whole(&error)),

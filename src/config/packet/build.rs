@@ -104,7 +104,7 @@ fn no_mac(who: &str) -> PacketError {
     let problem = format!("the MAC address of the {who} is not known");
     PacketError::new(
         problem,
-        "name the port, or add mac 52:54:00:00:00:01 > 52:54:00:00:00:02",
+        "name the port (--from, --to), or add mac 52:54:00:00:00:01 > 52:54:00:00:00:02",
     )
 }
 
@@ -182,12 +182,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 
 /// The protocol's number, its header with the right checksum, and the payload: what was said, or the message that is there
 /// in such a packet.
-fn upper_bytes(
-    upper: Upper,
-    ends: &Ends,
-    target: Ipv6Addr,
-    payload: Option<u16>,
-) -> (u8, Vec<u8>) {
+fn upper_bytes(upper: Upper, ends: &Ends, target: Ipv6Addr, payload: Option<u16>) -> (u8, Vec<u8>) {
     let rest = match (payload, upper) {
         (Some(payload), _) => vec![0; payload.into()],
         (None, Upper::Udp { ports }) => messages::datagram(ports, ends),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Body, Fragment, Packet, PacketError, Upper, messages};
-use crate::config::terms::{KIND_RULE, RARP, parse_flag_list, parse_icmp, parse_kind};
+use crate::config::terms::{RARP, kind_remedy, parse_flag_list, parse_icmp, parse_kind};
 use crate::frame::ethernet::ethertype;
 use crate::frame::tcp::flag;
 use crate::frame::{MAX_FRAME, Mac, Vid, protocol};
@@ -15,12 +15,13 @@ const SOURCE_PORT: u16 = 40_000;
 /// What fits behind every header that we write.
 const MAX_PAYLOAD: u16 = 60_000;
 const FORM: &str = "write it such as \"tcp 10.0.0.5:40000 > 10.0.0.6:5432\"";
-const WORDS: &str =
-    "the words are flags=, icmp=, vlan=, payload=, fragment=, ttl=, target=, mac A > B, request and reply";
+const WORDS: &str = "the words are flags=, icmp=, vlan=, payload=, fragment=, ttl=, target=, mac A > B, request and reply";
 
 /// A frame in hexadecimal digits: behind the word `hex`, or nothing but digits. `None`: it is a description.
 pub(super) fn hex(text: &str) -> Result<Option<Vec<u8>>, PacketError> {
-    let (digits, is_said) = match text.trim().strip_prefix("hex ") {
+    let rest = text.trim().strip_prefix("hex");
+    let rest = rest.filter(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
+    let (digits, is_said) = match rest {
         Some(rest) => (rest, true),
         None => (text, false),
     };
@@ -69,8 +70,8 @@ pub(super) fn packet(text: &str) -> Result<Packet, PacketError> {
     let name = tokens
         .next()
         .ok_or_else(|| PacketError::new("is empty", FORM))?;
-    let kind =
-        parse_kind(name).map_err(|why| PacketError::new(format!("{name:?} {why}"), KIND_RULE))?;
+    let kind = parse_kind(name)
+        .map_err(|why| PacketError::new(format!("{name:?} {why}"), kind_remedy(name)))?;
     let is_end = |token: &&str| *token != ">" && !is_word(token);
     let src = tokens.next_if(is_end);
     let dst = match tokens.next_if(|token| *token == ">") {
@@ -280,7 +281,8 @@ fn ip_body(
     };
     if words.target.is_some() && !messages::is_discovery(upper) {
         let problem = "target has no place in this packet";
-        let remedy = "it is of neighbour discovery: add icmp=neighbour-solicitation or another of its types";
+        let remedy =
+            "it is of neighbour discovery: add icmp=neighbour-solicitation or another of its types";
         return Err(PacketError::new(problem, remedy));
     }
     if words.target.is_some() && words.payload.is_some() {

@@ -9,6 +9,7 @@ use crate::frame::Vid;
 use crate::port::endpoint::Endpoint;
 
 mod gate;
+mod slips;
 mod triggers;
 
 fn vids(range: std::ops::RangeInclusive<u16>) -> impl Iterator<Item = Vid> {
@@ -180,6 +181,7 @@ fn a_flag_says_what_a_section_says() {
     .unwrap();
     for port in by_flag.ports.iter_mut().chain(&mut by_file.ports) {
         port.origin = Place::Whole(String::new());
+        (port.mac_origin, port.ip_origin) = (None, None);
     }
     assert_eq!(by_flag.ports, by_file.ports);
 }
@@ -345,7 +347,7 @@ fn two_ports_share_no_name_no_socket_and_no_address() {
         "[port.a]\nsocket = \"/a\"\nmac = \"52:54:00:00:00:01\"\n\
          [port.b]\nsocket = \"/b\"\nmac = \"52:54:00:00:00:01\"\n",
         &[
-            "lan.toml:5: port \"b\": mac: 52:54:00:00:00:01 is an address of port \"a\" at lan.toml:2; \
+            "lan.toml:6: port \"b\": mac: 52:54:00:00:00:01 is an address of port \"a\" at lan.toml:3; \
            an address belongs to one port",
         ],
     );
