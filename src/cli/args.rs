@@ -14,6 +14,17 @@ use crate::config::Overrides;
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while it ran; 2 wrong arguments; \
     3 configuration refused, nothing started or changed";
 
+/// How a command is typed, and what its exit codes mean.
+macro_rules! example {
+    ($lines:literal) => {
+        concat!(
+            "Example:\n  ",
+            $lines,
+            "\n\nExit codes: 0 done; 1 failed while it ran; 2 wrong arguments; 3 configuration refused, nothing started or changed"
+        )
+    };
+}
+
 /// A secure vhost-user layer-2 switch.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100, after_help = EXIT_CODES)]
@@ -25,8 +36,10 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run a switch until SIGTERM or SIGINT
+    #[command(after_help = example!("portcullis run lan.toml\n  portcullis run --port web=/tmp/web.sock --port db=/tmp/db.sock,mac=52:54:00:00:00:02"))]
     Run(RunArgs),
     /// Say whether `run` would start with this configuration, and start nothing
+    #[command(after_help = example!("portcullis check lan.toml\n\nNotes of what is allowed and may not be what was meant go to standard error."))]
     Check(SwitchArgs),
     /// Convert another program's configuration to ours
     Import(ImportArgs),
@@ -35,22 +48,31 @@ pub(super) enum Command {
     /// Put the ports of any vhost-user network back-end under load, and report what arrives
     Load(Box<LoadArgs>),
     /// Show what a running switch is doing
+    #[command(after_help = example!("portcullis status\n  portcullis status lan --rules\n  portcullis status --json | jq -r '.ports[] | [.name, .state] | @tsv'"))]
     Status(StatusArgs),
     /// Have a running switch take up its configuration file again, or another, all or nothing
+    #[command(after_help = example!("portcullis reload\n  portcullis reload /etc/portcullis/lan-new.toml"))]
     Reload(ReloadArgs),
     /// Show what a reload with another configuration would change, and change nothing
+    #[command(after_help = example!("portcullis plan /etc/portcullis/lan-new.toml"))]
     Plan(PlanArgs),
     /// Show what a configuration does with a packet, step by step
+    #[command(after_help = example!("portcullis explain -c lan.toml --from web --to db 'tcp 10.0.0.5:40000 > 10.0.0.6:5432'\n  portcullis explain -c lan.toml --from web --to db 'tcp > :5432'\n  portcullis explain -c lan.toml --from web --pcap web.pcap\n\ndocs/configuration.md has all the words of packets, under [[assert]]. Whatever the verdict, the exit code is 0."))]
     Explain(ExplainArgs),
     /// List the addresses of a running switch
+    #[command(after_help = example!("portcullis fdb --port web"))]
     Fdb(FdbArgs),
     /// Show the last frames of each port that were dropped, and why: a sample, not all
+    #[command(after_help = example!("portcullis drops web\n  portcullis drops --pcap drops.pcapng"))]
     Drops(DropsArgs),
     /// List the connections that a running switch tracks
+    #[command(after_help = example!("portcullis flows --port web --proto tcp"))]
     Flows(FlowsArgs),
     /// Cut a port off from all but its helpers, until it is released
+    #[command(after_help = example!("portcullis quarantine web\n  portcullis quarantine web --helpers update-server,bastion"))]
     Quarantine(QuarantineArgs),
     /// Let a port out of quarantine
+    #[command(after_help = example!("portcullis release web"))]
     Release(ReleaseArgs),
 }
 
@@ -153,7 +175,7 @@ pub(super) struct FlowsArgs {
     #[arg(long)]
     pub(super) port: Option<String>,
 
-    /// Only those of this protocol: tcp, udp, icmp, icmp6 or a number
+    /// Only those of this protocol: tcp, udp, icmp, icmpv6 or a number
     #[arg(long, value_parser = parse_protocol)]
     pub(super) proto: Option<u8>,
 
@@ -213,6 +235,10 @@ pub(super) struct StatusArgs {
     /// The switch's name; not needed when only one runs
     #[arg(conflicts_with = "control")]
     pub(super) name: Option<String>,
+
+    /// The same, as the other commands have it
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["name", "control"])]
+    pub(super) switch: Option<String>,
 
     /// Its control socket [default: portcullis/NAME.sock in $XDG_RUNTIME_DIR or /run]
     #[arg(long, value_name = "PATH")]

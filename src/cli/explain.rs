@@ -8,26 +8,31 @@ use super::args::ExplainArgs;
 use super::capture::{self, Captured};
 use super::summary::summary;
 use super::{Failure, print};
-use crate::config::SwitchSpec;
+use crate::config::{Overrides, SwitchSpec, is_ready_made};
 use crate::control::QuarantineReport;
 use crate::daemon::{Explanation, Source, Trial};
 
 pub(super) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
-    let (_, spec) = Source::read(Some(&args.file), crate::config::Overrides::default())?;
+    let (_, spec) = Source::read_untried(Some(&args.file), Overrides::default())?;
     let wards = args.quarantined.iter();
     let wards: Result<Vec<_>, _> = wards.map(|text| ward(text, &spec, &args.file)).collect();
     let trial = Trial::with_quarantine(spec, wards?)?;
     let port = |name: &String| {
-        trial.port(name).ok_or_else(|| {
-            let file = args.file.display();
-            Failure::Which(format!("{file}: no port is called {name:?}"))
-        })
+        let found = trial.port(name);
+        found.ok_or_else(|| no_port(name, trial.spec(), &args.file))
     };
     let from = port(&args.from)?;
     let to = args.to.as_ref().map(port).transpose()?;
     let Some(file) = &args.pcap else {
         let words = args.packet.as_deref().unwrap_or_default();
-        let frame = trial.spec().packet(words, from, to)?;
+        let (frame, to) = match trial.spec().packet(words, from, to) {
+            Ok(frame) => (frame, to),
+            // Whoever declares the address has it, and answers for it.
+            Err(error) => match trial.spec().receiver(words).filter(|_| to.is_none()) {
+                Some(owner) => (trial.spec().packet(words, from, Some(owner))?, Some(owner)),
+                None => return Err(error.into()),
+            },
+        };
         let explanation = trial.explain(from, to, &frame);
         if args.json {
             let text = serde_json::to_string_pretty(&explanation).unwrap_or_default();
@@ -55,6 +60,22 @@ pub(super) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     })
 }
 
+/// Ports that are named to somebody who named another.
+const NAMED: usize = 16;
+
+fn no_port(name: &str, spec: &SwitchSpec, file: &Path) -> Failure {
+    let names = spec.ports.iter().map(|port| port.name.as_str());
+    let named: Vec<&str> = names.take(NAMED).collect();
+    let more = match spec.ports.len().saturating_sub(named.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let (file, named) = (file.display(), named.join(", "));
+    Failure::Which(format!(
+        "{file}: no port is called {name:?}; there are {named}{more}"
+    ))
+}
+
 /// `PORT` or `PORT=LIST`.
 fn ward(text: &str, spec: &SwitchSpec, file: &Path) -> Result<QuarantineReport, Failure> {
     let which = |what: String| Failure::Which(format!("{}: {what}", file.display()));
@@ -63,11 +84,15 @@ fn ward(text: &str, spec: &SwitchSpec, file: &Path) -> Result<QuarantineReport, 
         None => (text, None),
     };
     let port = spec.ports.iter().find(|port| port.name == name);
-    let port = port.ok_or_else(|| which(format!("no port is called {name:?}")))?;
+    let port = port.ok_or_else(|| no_port(name, spec, file))?;
     if let Some(list) = list.filter(|list| !spec.lists.contains_key(*list)) {
-        return Err(which(format!(
-            "no list is called {list:?}; add [acl.{list}]"
-        )));
+        return Err(which(if is_ready_made(list) {
+            format!(
+                "{list:?} is a ready-made list, and none of its own; name a list that stands as [acl.NAME]"
+            )
+        } else {
+            format!("no list is called {list:?}; add [acl.{list}]")
+        }));
     }
     let (helpers, allow) = match list {
         Some(list) => (Vec::new(), Some(list.to_owned())),

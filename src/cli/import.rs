@@ -17,6 +17,10 @@ pub(super) struct ImportArgs {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Convert a libvirt network filter to TOML on standard output, and name on standard error what has no equal
+    #[command(
+        after_help = "Example:\n  virsh nwfilter-dumpxml web > web.xml; virsh dumpxml vm1 > vm1.xml\n  \
+                      portcullis import nwfilter web.xml --domain vm1.xml > lan.toml"
+    )]
     Nwfilter(NwfilterArgs),
 }
 

@@ -157,7 +157,11 @@ impl fmt::Display for Chain<'_> {
         }
         let mut cause = self.0.source();
         while let Some(error) = cause {
-            lines.push(format!("  caused by: {error}"));
+            // A cause that the line above ends with is told already.
+            let text = error.to_string();
+            if !lines.last().is_some_and(|line| line.ends_with(&text)) {
+                lines.push(format!("  caused by: {text}"));
+            }
             cause = error.source();
         }
         f.write_str(&lines.join("\n"))

@@ -186,7 +186,7 @@ fn flow(flow: &FlowReport) -> String {
         protocol::TCP => "tcp".to_owned(),
         protocol::UDP => "udp".to_owned(),
         protocol::ICMP => "icmp".to_owned(),
-        protocol::ICMPV6 => "icmp6".to_owned(),
+        protocol::ICMPV6 => "icmpv6".to_owned(),
         number => number.to_string(),
     };
     let end = |address: std::net::IpAddr, port: u16| match port {
@@ -261,7 +261,7 @@ pub(super) fn parse_protocol(text: &str) -> Result<u8, String> {
         "icmp6" | "icmpv6" => Ok(protocol::ICMPV6),
         number => number
             .parse()
-            .map_err(|_| "choose tcp, udp, icmp, icmp6 or a number up to 255".to_owned()),
+            .map_err(|_| "choose tcp, udp, icmp, icmpv6 or a number up to 255".to_owned()),
     }
 }
 

@@ -11,7 +11,11 @@ use crate::control::{AskError, Question, SwitchReport, ask};
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
 pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
-    let path = Target::new(args.name.clone(), args.control.clone()).socket()?;
+    let path = Target::new(
+        args.name.clone().or(args.switch.clone()),
+        args.control.clone(),
+    )
+    .socket()?;
     if args.rules {
         return seen::rules(&path, args.json);
     }

@@ -59,7 +59,7 @@ fn transport(transport: &Transport<'_>) -> String {
         Transport::Tcp(tcp) => format!(" tcp {}", flags(tcp.flags())),
         Transport::Udp(_) => " udp".to_owned(),
         Transport::Icmp(icmp) => format!(" icmp {}/{}", icmp.kind(), icmp.code()),
-        Transport::Icmpv6(icmp) => format!(" icmp6 {}/{}", icmp.kind(), icmp.code()),
+        Transport::Icmpv6(icmp) => format!(" icmpv6 {}/{}", icmp.kind(), icmp.code()),
         Transport::Fragment => " later fragment".to_owned(),
         Transport::Unknown(number) => format!(" protocol {number}"),
         Transport::Unseen(_) => " unreadable".to_owned(),

@@ -123,6 +123,9 @@ fn details(port: &PortReport, text: &mut String) {
     if !addresses.is_empty() {
         lines.push(("addresses", addresses));
     }
+    if let Some(ip) = ip(port) {
+        lines.push(("ip", ip));
+    }
     if !port.leases.is_empty() {
         lines.push(("leases", leases(port)));
     }
@@ -167,6 +170,24 @@ fn leases(port: &PortReport) -> String {
         format!("{} ({}, {left})", lease.address, lease.mac)
     });
     all.collect::<Vec<_>>().join(", ")
+}
+
+/// IP addresses that a port is bound to, or that it is to none; nothing where port security is off.
+fn ip(port: &PortReport) -> Option<String> {
+    let ip = &port.ip;
+    let more = (ip.more > 0).then(|| format!("and {} more", ip.more));
+    match ip.bound.as_str() {
+        "declared" => {
+            let words = ip.declared.iter().cloned().chain(more);
+            Some(words.collect::<Vec<_>>().join(", "))
+        }
+        "dhcp" if port.leases.is_empty() => Some("dhcp: no lease yet".to_owned()),
+        "dhcp" => Some("dhcp".to_owned()),
+        "any" if !port.switched_off.iter().any(|off| off == "spoofing") => {
+            Some("any: none is bound".to_owned())
+        }
+        _ => None,
+    }
 }
 
 fn reasons(drops: &Drops) -> String {
@@ -229,6 +250,40 @@ mod tests {
         for (number, text) in cases {
             assert_eq!(scaled(number), text, "{number}");
         }
+    }
+
+    #[test]
+    fn what_addresses_are_bound_is_said() {
+        let said = |ip: serde_json::Value, leases: &[serde_json::Value], off: &[&str]| {
+            let status = serde_json::json!({
+                "id": 0, "name": "a", "state": "waiting", "why": null, "last_fault": null,
+                "socket": "/a", "direction": "listen", "peer": null, "features": [],
+                "protocol_features": [], "memory_regions": 0, "memory_bytes": 0, "rings": [],
+                "counters": crate::counters::PortSnapshot::default(),
+                "mode": "bridge", "uplink": false, "groups": [], "vlan": "1", "queue_pairs": 1,
+                "macs": crate::control::MacReport::default(),
+                "rates": crate::control::Rates::default(), "switched_off": off, "ip": ip, "leases": leases,
+            });
+            super::ip(&serde_json::from_value(status).unwrap())
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let declared = serde_json::json!({
+            "bound": "declared", "declared": ["10.0.0.5", "fd00::/64"], "more": 3
+        });
+        assert_eq!(
+            said(declared, &[], &[]),
+            some("10.0.0.5, fd00::/64, and 3 more")
+        );
+        let bound = |how: &str| serde_json::json!({ "bound": how });
+        assert_eq!(said(bound("dhcp"), &[], &[]), some("dhcp: no lease yet"));
+        let lease = serde_json::json!({
+            "address": "10.0.0.9", "mac": "52:54:00:00:00:01", "vlan": 1, "seconds": 3599
+        });
+        assert_eq!(said(bound("dhcp"), &[lease], &[]), some("dhcp"));
+        assert_eq!(said(bound("any"), &[], &[]), some("any: none is bound"));
+        assert_eq!(said(bound("any"), &[], &["spoofing"]), None);
+        // A switch of before tells nothing of it.
+        assert_eq!(said(bound(""), &[], &[]), None);
     }
 
     #[test]

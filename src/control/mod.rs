@@ -30,7 +30,8 @@ pub use protocol::{
     Answer, MAX_REQUEST, QuarantineRequest, Question, ReleaseRequest, ReloadRequest, VERSION,
 };
 pub use report::{
-    FdbReport, Flow, LeaseReport, MacReport, PortReport, Rates, SwitchReport, WorkerReport,
+    FdbReport, Flow, IpReport, LeaseReport, MacReport, PortReport, Rates, SwitchReport,
+    WorkerReport,
 };
 pub use seen::{
     DropReport, DropsPage, DropsQuery, FlowReport, FlowsPage, FlowsQuery, PortDrops, RuleName,

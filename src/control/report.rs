@@ -77,6 +77,9 @@ pub struct PortReport {
     /// Addresses that a DHCP server has granted its guest.
     #[serde(default)]
     pub leases: Vec<LeaseReport>,
+    /// Which IP addresses it may use.
+    #[serde(default)]
+    pub ip: IpReport,
     /// Over the last second.
     pub rates: Rates,
     /// What of port security was switched off for it, in the configuration's words.
@@ -134,6 +137,19 @@ pub struct MacReport {
     pub learned: Vec<String>,
     /// Learned, how many in all.
     pub learned_count: u32,
+}
+
+/// IP addresses of a port.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpReport {
+    /// `declared`, `dhcp`, or `any`: MAC rules only.
+    pub bound: String,
+    /// Declared addresses and prefixes, the first few.
+    #[serde(default)]
+    pub declared: Vec<String>,
+    /// How many more there are.
+    #[serde(default)]
+    pub more: u32,
 }
 
 /// Both directions of a port.

@@ -77,6 +77,7 @@ fn report() -> SwitchReport {
         queue_pairs: 1,
         macs: MacReport::default(),
         leases: Vec::new(),
+        ip: super::IpReport::default(),
         rates: Rates::default(),
         switched_off: Vec::new(),
         lists: Vec::new(),

@@ -92,7 +92,8 @@ reasons! {
     DhcpServerRefused "dhcp-server-refused" Ingress;
     /// A router advertisement or redirect from a port that may not be a router (RFC 6105, RFC 7113).
     RouterRefused "router-refused" Ingress;
-    /// A link protocol (spanning tree, LLDP, EAPOL, ...) that the port may not speak.
+    /// A link protocol (spanning tree, LLDP, EAPOL, ...) that the port may not speak; where `ip` binds addresses, whatever is neither IP
+    /// nor ARP.
     ProtocolRefused "protocol-refused" Ingress;
     /// LLC/SNAP, a priority tag or nested tags around a packet that a guard judges when it comes plain (VU#855201).
     EncapsulationRefused "encapsulation-refused" Ingress;

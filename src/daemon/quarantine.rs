@@ -16,7 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::plan::Live;
 use super::source::{Refusal, read_trusted};
 use super::store;
-use crate::config::SwitchSpec;
+use crate::config::{SwitchSpec, is_ready_made};
 use crate::control::{QuarantineReport, QuarantineRequest};
 use crate::counters::{PortId, PortSet};
 use crate::policy::quarantine::Quarantine;
@@ -191,7 +191,13 @@ impl Wards {
                 return Err("name a list or helpers, not both".to_owned());
             }
             if !live.spec.lists.contains_key(list) {
-                return Err(format!("no list is called {list:?}; add [acl.{list}]"));
+                return Err(if is_ready_made(list) {
+                    format!(
+                        "{list:?} is a ready-made list, and none of its own; name a list that stands as [acl.NAME]"
+                    )
+                } else {
+                    format!("no list is called {list:?}; add [acl.{list}]")
+                });
             }
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::clock::{Clock, Tick};
 use crate::config::{PortSpec, SwitchSpec};
 use crate::control::{
-    FdbReport, LeaseReport, MacReport, PortReport, Rates, SwitchReport, WorkerReport,
+    FdbReport, IpReport, LeaseReport, MacReport, PortReport, Rates, SwitchReport, WorkerReport,
 };
 use crate::counters::{PortId, PortSnapshot};
 use crate::datapath::{WorkerStatus, Workers};
 use crate::fabric::{Fdb, FdbEntry, VidSet, VlanMembership};
 use crate::policy::State;
-use crate::policy::spec::Rate;
+use crate::policy::spec::{IpSpec, Rate};
 use crate::port::port::Port;
 
 use super::plan::Live;
@@ -116,6 +116,7 @@ impl Record {
                 learned_count: fdb.learned(id),
             },
             leases: leases(state, id, now),
+            ip: bound(&spec.guard.ip),
             rates: self
                 .ports
                 .get(&id)
@@ -147,6 +148,28 @@ impl Record {
                 .collect(),
             ports: ports.collect(),
         }
+    }
+}
+
+/// To which IP addresses a port is bound; the first few of them.
+fn bound(ip: &IpSpec) -> IpReport {
+    let (bound, prefixes) = match ip {
+        IpSpec::Any => ("any", &[][..]),
+        IpSpec::Dhcp => ("dhcp", &[][..]),
+        IpSpec::Declared(prefixes) => ("declared", prefixes.as_slice()),
+    };
+    let declared = prefixes.iter().take(LISTED).map(|prefix| {
+        if prefix.prefix_len() == prefix.max_prefix_len() {
+            prefix.addr().to_string()
+        } else {
+            prefix.to_string()
+        }
+    });
+    let more = prefixes.len().saturating_sub(LISTED);
+    IpReport {
+        bound: bound.to_owned(),
+        declared: declared.collect(),
+        more: u32::try_from(more).unwrap_or(u32::MAX),
     }
 }
 

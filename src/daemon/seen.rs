@@ -181,7 +181,7 @@ impl Switch {
     }
 }
 
-fn rule_name(policy: &Policy, id: RuleId) -> RuleName {
+pub(super) fn rule_name(policy: &Policy, id: RuleId) -> RuleName {
     policy.rule(id).map_or_else(
         || RuleName {
             name: String::new(),

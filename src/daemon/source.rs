@@ -56,9 +56,21 @@ impl Source {
         file: Option<&Path>,
         overrides: Overrides,
     ) -> Result<(Self, SwitchSpec), SourceError> {
+        let (source, spec) = Self::read_untried(file, overrides)?;
+        trial::try_out(&spec)?;
+        Ok((source, spec))
+    }
+
+    /// The same, whatever becomes of an `[[assert]]`: for who wants to know why one fails.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub fn read_untried(
+        file: Option<&Path>,
+        overrides: Overrides,
+    ) -> Result<(Self, SwitchSpec), SourceError> {
         let text = file.map_or(Ok(String::new()), text_of)?;
         let spec = config::from_text(file, &text, &overrides)?;
-        trial::try_out(&spec)?;
         let source = Self {
             file: file.map(Path::to_owned),
             text,

@@ -11,16 +11,17 @@ use serde::Serialize;
 
 use super::plan::{self, Live};
 use super::quarantine::Wards;
+use super::seen::rule_name;
 use super::source::Source;
 use crate::clock::Tick;
 use crate::config::{ConfigError, Fault, Place, SwitchSpec};
-use crate::control::{FlowReport, QuarantineReport};
+use crate::control::{FlowReport, QuarantineReport, RuleName};
 use crate::counters::{DropReason, PortId};
 use crate::datapath::{LONG_MAX, SNAPSHOT, SNAPSHOT_MAX};
 use crate::fabric::{Destinations, Fabric, Kind, LookupCache};
 use crate::frame::{Frame, Mac};
 use crate::policy::acl::TooLarge;
-use crate::policy::rule::{Action, Decision, Rule, RuleId};
+use crate::policy::rule::{Action, Decision, Rule};
 use crate::policy::track::Flow;
 use crate::policy::{Admitted, Context, Desk, Judge, Policy, Refusal, State, Weight};
 
@@ -74,6 +75,15 @@ pub struct Step {
     pub name: &'static str,
     /// What it said.
     pub said: String,
+    /// The receiver that it is about, if it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// What it decided, if it did: a list, or in the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<Action>,
+    /// The rule that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleName>,
 }
 
 impl Explanation {
@@ -84,8 +94,31 @@ impl Explanation {
     }
 
     fn step(&mut self, name: &'static str, said: impl Into<String>) {
-        let said = said.into();
-        self.steps.push(Step { name, said });
+        self.steps.push(Step {
+            name,
+            said: said.into(),
+            port: None,
+            action: None,
+            rule: None,
+        });
+    }
+
+    /// A step about one receiver, with what it decides.
+    fn step_of(
+        &mut self,
+        port: &str,
+        name: &'static str,
+        said: String,
+        action: Option<Action>,
+        rule: Option<RuleName>,
+    ) {
+        self.steps.push(Step {
+            name,
+            said,
+            port: Some(port.to_owned()),
+            action,
+            rule,
+        });
     }
 
     fn drop(mut self, name: &'static str, reason: DropReason) -> Self {
@@ -291,16 +324,20 @@ impl Trial {
             let trace = judge.trace();
             let name = self.name(port);
             if let Some(state) = trace.state {
-                told.step("connection", format!("{name}: {state:?}").to_lowercase());
+                let said = format!("{name}: {}", format!("{state:?}").to_lowercase());
+                told.step_of(&name, "connection", said, None, None);
             }
             for (list, decision) in [("outbound", trace.outbound), ("inbound", trace.inbound)] {
                 if let Some(decision) = decision {
-                    told.step(list, format!("{name}: {}", self.said(decision)));
+                    let said = format!("{name}: {}", self.said(decision));
+                    let rule = decision.rule.map(|id| rule_name(&self.policy, id));
+                    told.step_of(&name, list, said, Some(decision.action), rule);
                 }
             }
             match judged {
                 Ok(_) => {
-                    told.step("verdict", format!("{name} gets it"));
+                    let said = format!("{name} gets it");
+                    told.step_of(&name, "verdict", said, Some(Action::Allow), None);
                     told.destinations.push(name);
                 }
                 Err(refused) => {
@@ -309,10 +346,13 @@ impl Trial {
                     } else {
                         ""
                     };
-                    told.step(
-                        "verdict",
-                        format!("{name}: dropped ({}){answered}", refused.reason),
-                    );
+                    let said = format!("{name}: dropped ({}){answered}", refused.reason);
+                    let action = if refused.answer {
+                        Action::Reject
+                    } else {
+                        Action::Deny
+                    };
+                    told.step_of(&name, "verdict", said, Some(action), None);
                     refusal = refused;
                 }
             }
@@ -329,25 +369,10 @@ impl Trial {
     }
 
     fn said(&self, decision: Decision) -> String {
-        let action = match decision.action {
-            Action::Allow => "allow",
-            Action::Deny => "deny",
-            Action::Reject => "reject",
-        };
+        let action = word(decision.action);
         match decision.rule {
             None => format!("{action}, by the end of the list"),
-            Some(id) => format!("{action}, by {}", self.rule(id)),
-        }
-    }
-
-    fn rule(&self, id: RuleId) -> String {
-        let Some(rule) = self.policy.rule(id) else {
-            return format!("rule {}", id.0);
-        };
-        if rule.name.is_empty() {
-            rule.origin.clone()
-        } else {
-            format!("{} ({})", rule.origin, rule.name)
+            Some(id) => format!("{action}, by {}", rule_name(&self.policy, id)),
         }
     }
 
@@ -516,7 +541,7 @@ mod tests {
             .iter()
             .find(|step| step.name == "inbound")
             .unwrap();
-        assert_eq!(inbound.said, "db: allow, by lan.toml:3 (sql)");
+        assert_eq!(inbound.said, "db: allow, by lan.toml:3:21 (sql)");
         let told = explain(&trial, "web", Some("db"), "tcp > :22");
         assert_eq!(told.verdict, Action::Reject);
         assert_eq!(told.reason.as_deref(), Some("rejected"));
