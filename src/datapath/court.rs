@@ -11,7 +11,7 @@ use super::step::Memory;
 use crate::clock::Tick;
 use crate::counters::DropReason;
 use crate::counters::drops::{DropLog, Dropped};
-use crate::fabric::{Destinations, Ingress, Kind, Standing};
+use crate::fabric::{Destinations, Ingress, Kind, Standing, StaticError};
 use crate::frame::{Frame, Mac, Vid};
 use crate::policy::{Admitted, Desk, Judge, Policy, Refusal};
 use crate::port::lanes::Lanes;
@@ -260,8 +260,9 @@ impl Court<'_> {
     fn claim(&self, mac: Mac) -> Result<(), DropReason> {
         let fdb = self.gate.fabric.fdb();
         let taken = fdb.claim(self.judge.source(), mac, self.now);
-        taken.map_err(|_| {
-            self.judge.refuse_claim(mac);
+        taken.map_err(|error| {
+            let was_sought = matches!(error, StaticError::Heard { .. });
+            self.judge.refuse_claim(mac, was_sought);
             DropReason::MacOfOtherPort
         })
     }

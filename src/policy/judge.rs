@@ -98,10 +98,14 @@ impl Judge<'_> {
         self.source
     }
 
-    /// Takes back a claim that could not be met: see [`Admitted::claim`]. For a second the port claims nothing.
-    pub fn refuse_claim(&self, mac: Mac) {
-        if let Some((_, port)) = self.bound {
-            port.guard.refuse_claim(mac, self.now);
+    /// Takes back a claim that could not be met: see [`Admitted::claim`]. For a second the port claims nothing, if that took long
+    /// to find out.
+    pub fn refuse_claim(&self, mac: Mac, took_long: bool) {
+        let Some((_, port)) = self.bound else { return };
+        if took_long {
+            port.guard.bar_claims(mac, self.now);
+        } else {
+            port.guard.release(mac);
         }
     }
 

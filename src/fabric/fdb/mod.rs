@@ -81,13 +81,23 @@ impl Default for FdbLimits {
 /// Why a static entry was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StaticError {
-    /// The address is another port's.
+    /// The address is declared for another port.
     #[error("{mac} is declared for port {owner} already; an address belongs to one port")]
     Taken {
         /// The address.
         mac: Mac,
         /// The port that has it.
         owner: PortId,
+    },
+    /// Another port was heard with it a moment ago.
+    #[error(
+        "{mac} was heard on port {on} a moment ago; declare it for the port that is to have it"
+    )]
+    Heard {
+        /// The address.
+        mac: Mac,
+        /// The port that it was heard on.
+        on: PortId,
     },
     /// No station has such an address.
     #[error("{0} is a group address or zero; declare the address of a station")]
@@ -330,7 +340,7 @@ impl Fdb {
     /// The same for an address that a guest was first heard with: whoever comes first does not get what another port was heard with
     /// in the last [`CLAIM_HOLD`] seconds (E-1), in whatever VLAN.
     ///
-    /// Reads the whole table, if anything was learned: not to be asked for each frame.
+    /// Reads the whole table, if anything was learned, before it says [`StaticError::Heard`]: not to be asked for each frame.
     ///
     /// # Errors
     ///
@@ -370,10 +380,10 @@ impl Fdb {
                 .all()
                 .filter(|found| self.table.key(*found).mac() == mac)
             {
-                if let Some(owner) = found.word.port()
+                if let Some(on) = found.word.port()
                     && !may_go(found.word, self.table.heard(found.slot))
                 {
-                    return Err(StaticError::Taken { mac, owner });
+                    return Err(StaticError::Heard { mac, on });
                 }
                 self.remove(&mut books, found);
             }

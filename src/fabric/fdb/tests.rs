@@ -276,9 +276,9 @@ fn e_1_what_was_heard_lately_on_another_port_cannot_be_claimed() {
     let fdb = ageing(300);
     for now in [100, 160] {
         let claimed = fdb.claim(port(2), mac(1), at(now));
-        let owner = port(1);
-        assert_eq!(claimed, Err(StaticError::Taken { mac: mac(1), owner }));
-        assert_eq!(fdb.lookup(vlan(7), mac(1), at(now)), Some(owner));
+        let on = port(1);
+        assert_eq!(claimed, Err(StaticError::Heard { mac: mac(1), on }));
+        assert_eq!(fdb.lookup(vlan(7), mac(1), at(now)), Some(on));
     }
     // Heard again, it is held anew.
     fdb.learn(port(1), vlan(7), mac(1), at(150)).unwrap();

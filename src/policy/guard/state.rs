@@ -56,8 +56,8 @@ impl GuardState {
         self.changed();
     }
 
-    /// Takes back a claim that could not be met, and bars the next for a second: to find out costs more than a frame may.
-    pub fn refuse_claim(&self, mac: Mac, now: Tick) {
+    /// As [`release`](Self::release), and bars the next claim for a second: to find out has cost more than a frame may.
+    pub fn bar_claims(&self, mac: Mac, now: Tick) {
         const BAR: u64 = 1000;
         let end = now.after_millis(BAR).as_millis();
         self.barred_to.store(end, Ordering::Release);
@@ -70,7 +70,7 @@ impl GuardState {
         now.as_millis() < self.barred_to.load(Ordering::Acquire)
     }
 
-    /// Takes back a claim of a frame that goes nowhere: forgets `mac` if it is the address that was kept.
+    /// Takes back a claim that could not be met: forgets `mac` if it is the address that was kept.
     pub fn release(&self, mac: Mac) {
         let released =
             self.kept

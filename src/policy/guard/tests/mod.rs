@@ -173,7 +173,7 @@ fn e_1_a_refused_claim_bars_the_next_for_a_second() {
     let mut port = Port::new(&spec);
     let data = |source| ethernet(GATEWAY, source, 0x0800, &udp4(OWN4, GATEWAY4, 1, 2, &[]));
     assert_eq!(port.judge(&data(OTHER)), Ok(Outcome::Claim(OTHER)));
-    port.state.refuse_claim(OTHER, port.now);
+    port.state.bar_claims(OTHER, port.now);
     assert_eq!(port.state.kept(), None);
     let generation = port.state.generation(port.now);
     for source in [OTHER, OWN] {
@@ -185,7 +185,7 @@ fn e_1_a_refused_claim_bars_the_next_for_a_second() {
     port.now = port.now.after_millis(1);
     assert_eq!(port.judge(&data(OWN)), Ok(Outcome::Claim(OWN)));
     // Another guest is not barred for what one before it did.
-    port.state.refuse_claim(OWN, port.now);
+    port.state.bar_claims(OWN, port.now);
     port.state.forget();
     assert_eq!(port.judge(&data(OWN)), Ok(Outcome::Claim(OWN)));
 }
