@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use portcullis::control::Question;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -122,16 +123,10 @@ impl Switch {
             .is_some_and(|process| process.ended().is_none())
     }
 
-    /// What `portcullis status --json` prints.
+    /// The whole status, asked without a process in between, so that a loop of questions leaves the machine to others.
     pub(crate) fn status(&self) -> Value {
-        let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-            .args(["status", "--json", "--control"])
-            .arg(&self.control)
-            .output()
-            .expect("portcullis status");
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "portcullis status: {errors}");
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("status: {why}"))
+        let status = portcullis::control::ask(&self.control, &Question::Status);
+        status.unwrap_or_else(|why| panic!("status: {why}"))
     }
 
     /// The status of one port.
