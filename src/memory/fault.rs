@@ -268,8 +268,11 @@ pub fn install_fault_handler() {
         let mut action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
         let entry: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = handler;
         action.sa_sigaction = entry as libc::sighandler_t;
-        // On the alternate stack, where the standard library reports stack overflows too.
+        // On the alternate stack, where the standard library reports stack overflows too. It has room for two or three frames:
+        // no other signal may put its own on top.
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        // SAFETY: the mask is a field of `action`, which is a live local.
+        unsafe { libc::sigfillset(&raw mut action.sa_mask) };
         // SAFETY: `action` is complete; `handler` has the signature that SA_SIGINFO asks for and does
         // only async-signal-safe things. The call fails only for a wrong signal number.
         unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };

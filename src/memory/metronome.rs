@@ -24,7 +24,7 @@ pub struct Metronome {
 const PERIOD: Duration = Duration::from_millis(2);
 
 /// A real-time signal that neither glibc nor the standard library uses.
-fn signal() -> libc::c_int {
+pub(super) fn signal() -> libc::c_int {
     libc::SIGRTMIN().wrapping_add(3)
 }
 
@@ -37,8 +37,11 @@ fn install_handler() {
         let mut action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
         let entry: extern "C" fn(libc::c_int) = nothing;
         action.sa_sigaction = entry as libc::sighandler_t;
-        // No SA_RESTART: an interrupted call has to return. SA_ONSTACK costs nothing and is right everywhere.
-        action.sa_flags = libc::SA_ONSTACK;
+        // No SA_RESTART: an interrupted call has to return. No SA_ONSTACK: the alternate stack of a thread has room for two or
+        // three frames (of 3.4 KiB, where registers are large), and other signals would put theirs on top of this one's there.
+        action.sa_flags = 0;
+        // SAFETY: the mask is a field of `action`, which is a live local.
+        unsafe { libc::sigfillset(&raw mut action.sa_mask) };
         // SAFETY: `action` is complete and its handler does nothing.
         unsafe { libc::sigaction(signal(), &raw const action, ptr::null_mut()) };
     });

@@ -314,6 +314,37 @@ fn no_core_dump() {
     setrlimit(Resource::Core, none).unwrap();
 }
 
+/// O-11: a thread's alternate stack has room for two or three signals' frames, and more may come at once than that: a memory
+/// fault, a tick, and each signal that the process listens to. So the fault alone is there, and nothing comes on top of it.
+#[test]
+fn o_11_no_signal_comes_on_top_of_another_on_the_alternate_stack() {
+    let action = |signal: libc::c_int| {
+        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: a null new action only asks for the present one; `action` is large enough.
+        let asked = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+        assert_eq!(asked, 0);
+        // SAFETY: filled by the call above.
+        unsafe { action.assume_init() }
+    };
+    let blocks = |action: &libc::sigaction, signal: libc::c_int| {
+        // SAFETY: the mask was filled in by sigaction(2).
+        unsafe { libc::sigismember(&raw const action.sa_mask, signal) == 1 }
+    };
+    install_fault_handler();
+    let _metronome = Metronome::new().unwrap();
+    let (fault, tick) = (action(libc::SIGBUS), action(super::metronome::signal()));
+    assert_ne!(fault.sa_flags & libc::SA_ONSTACK, 0);
+    assert_eq!(tick.sa_flags & libc::SA_ONSTACK, 0);
+    for signal in [
+        libc::SIGHUP,
+        libc::SIGTERM,
+        libc::SIGUSR1,
+        super::metronome::signal(),
+    ] {
+        assert!(blocks(&fault, signal) && blocks(&tick, signal), "{signal}");
+    }
+}
+
 /// Lines of /proc/self/maps.
 fn mappings() -> usize {
     std::fs::read_to_string("/proc/self/maps")
