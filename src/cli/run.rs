@@ -8,7 +8,9 @@ use super::Failure;
 use super::args::RunArgs;
 use super::{check, logging};
 use crate::config::{PortSpec, SwitchSpec};
-use crate::daemon::{Reloader, Stopper, Switch, reload_on_hangup, stop_on_signals};
+use crate::daemon::{
+    Reloader, Stopper, Switch, ignore_user_signals, reload_on_hangup, stop_on_signals,
+};
 
 /// Ports for which the log says how to plug a guest in; with more, the first of them stand for all.
 const HINTS: usize = 8;
@@ -26,6 +28,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let (stopper, reloader) = (Stopper::new()?, Reloader::new()?);
     stop_on_signals(&stopper)?;
     reload_on_hangup(&reloader)?;
+    ignore_user_signals()?;
     let mut switch = Switch::start_from(source, spec.clone(), stopper, reloader)?;
     announce(&spec);
     switch.run()?;

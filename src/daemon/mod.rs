@@ -78,7 +78,7 @@ pub use change::{compare, needing_restart};
 pub use prepare::keep_defaults;
 pub use quarantine::StateError;
 pub use reach::{Pairs, gained};
-pub use signals::{reload_on_hangup, stop_on_signals};
+pub use signals::{ignore_user_signals, reload_on_hangup, stop_on_signals};
 pub use source::{Source, SourceError};
 pub use trial::{Explanation, Step, Trial, TrialError, in_full, would_go_on};
 

@@ -1,6 +1,9 @@
-//! SIGTERM and SIGINT as a wish to stop, SIGHUP as a wish to reload.
+//! SIGTERM and SIGINT as a wish to stop, SIGHUP as a wish to reload, and SIGUSR1 and SIGUSR2 as nothing at all.
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::sync::Arc;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
 use super::{DaemonError, Ends, Reloader, Stopper};
@@ -24,6 +27,21 @@ pub fn stop_on_signals(stopper: &Stopper) -> Result<(), DaemonError> {
 /// The system is out of descriptors.
 pub fn reload_on_hangup(reloader: &Reloader) -> Result<(), DaemonError> {
     say_on(SIGHUP, &reloader.0)
+}
+
+/// From now on SIGUSR1 and SIGUSR2, which have other daemons reopen a log or say how they are, do nothing, instead of killing
+/// the process and with it the network of its guests (O-11). For the whole process, once.
+///
+/// # Errors
+/// The system refused.
+pub fn ignore_user_signals() -> Result<(), DaemonError> {
+    for signal in [SIGUSR1, SIGUSR2] {
+        // A flag that nobody reads: the one way to ignore a signal that takes no unsafe code.
+        flag::register(signal, Arc::default())
+            .map(drop)
+            .map_err(|source| DaemonError::System("listen to signals", source))?;
+    }
+    Ok(())
 }
 
 fn say_on(signal: i32, ends: &Ends) -> Result<(), DaemonError> {
