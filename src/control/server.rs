@@ -61,6 +61,8 @@ pub struct Server {
     listening: Listening,
     /// Set when no connection could be taken for want of descriptors: the listener rests until the next [`Server::tick`].
     resting: bool,
+    /// A descriptor to let go of when there is no other, so that a process that is out of them can still be asked why (O-7).
+    spare: Option<OwnedFd>,
     clients: Vec<Option<Client>>,
     /// Counts calls, to tell who was silent longest.
     turn: u64,
@@ -136,6 +138,7 @@ impl Server {
             epoll,
             listening,
             resting: false,
+            spare: spare(),
             clients: Vec::new(),
             turn: 0,
             serial: 0,
@@ -187,17 +190,13 @@ impl Server {
         client.waiting = false;
         client.last_turn = self.turn;
         if client.say(answer) == Fate::Close || !client.register(&self.epoll, to.place) {
-            *slot = None;
+            self.release(to.place);
         }
     }
 
     /// To be called once a second.
     pub fn tick(&mut self) {
-        if self.resting {
-            let data = EventData::new_u64(LISTENER);
-            self.resting =
-                epoll::modify(&self.epoll, &self.listening, data, EventFlags::IN).is_err();
-        }
+        self.look_again();
     }
 
     /// How many clients are connected.
@@ -233,7 +232,24 @@ impl Server {
         let keep = fate == Fate::Keep
             && (client.interest() == before || client.register(&self.epoll, place));
         if !keep {
+            self.release(place);
+        }
+    }
+
+    /// A client has gone, and its descriptor may be what the next one waits for.
+    fn release(&mut self, place: usize) {
+        if let Some(slot) = self.clients.get_mut(place) {
             *slot = None;
+        }
+        self.look_again();
+    }
+
+    fn look_again(&mut self) {
+        self.spare = self.spare.take().or_else(spare);
+        if self.resting {
+            let data = EventData::new_u64(LISTENER);
+            self.resting =
+                epoll::modify(&self.epoll, &self.listening, data, EventFlags::IN).is_err();
         }
     }
 
@@ -244,6 +260,13 @@ impl Server {
                 Ok(socket) => self.admit(UnixStream::from(socket)),
                 Err(Errno::CONNABORTED | Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
+                Err(Errno::MFILE | Errno::NFILE) if self.spare.take().is_some() => {
+                    // One, and no look at the next: without a descriptor the kernel does not say whether there is one.
+                    if let Ok(socket) = accept_with(&self.listening, flags) {
+                        self.admit(UnixStream::from(socket));
+                    }
+                    return;
+                }
                 Err(_) => {
                     // No descriptors, most likely. The connection stays in the queue and would wake us for ever.
                     let data = EventData::new_u64(LISTENER);
@@ -401,6 +424,11 @@ impl Client {
         self.written = 0;
         Fate::Keep
     }
+}
+
+/// A descriptor of nothing in particular, if there is one to be had.
+fn spare() -> Option<OwnedFd> {
+    epoll::create(CreateFlags::CLOEXEC).ok()
 }
 
 /// Makes `directory` for this user alone, or accepts it when it is there and nobody else could have put things into it.

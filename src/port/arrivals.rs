@@ -54,7 +54,18 @@ impl Port {
                     self.newcomer(socket, now);
                 }
                 Ok(Accepted::Nobody) => return,
-                Ok(Accepted::Exhausted) => return self.look_away(now),
+                Ok(Accepted::Exhausted(error)) => {
+                    self.say(now, |name, suppressed| {
+                        tracing::error!(
+                            port = name,
+                            %error,
+                            suppressed,
+                            "nobody can be let in: this process is out of file descriptors or memory; raise its limits \
+                             (systemd: LimitNOFILE=)"
+                        );
+                    });
+                    return self.look_away(now);
+                }
                 Err(error) => {
                     self.say(now, |name, suppressed| {
                         tracing::error!(port = name, %error, suppressed, "cannot accept connections");

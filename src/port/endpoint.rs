@@ -54,7 +54,7 @@ pub(super) enum Accepted {
     /// Nobody waits.
     Nobody,
     /// The process is out of descriptors or memory; nobody can be let in for now (O-7).
-    Exhausted,
+    Exhausted(Errno),
 }
 
 /// Takes one connection from the queue.
@@ -67,8 +67,8 @@ pub(super) fn admit(listening: &Listening) -> io::Result<Accepted> {
             Ok(socket) => Ok(Accepted::Connection(socket)),
             Err(Errno::AGAIN) => Ok(Accepted::Nobody),
             Err(Errno::INTR | Errno::CONNABORTED) => continue,
-            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                Ok(Accepted::Exhausted)
+            Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                Ok(Accepted::Exhausted(errno))
             }
             Err(error) => Err(error.into()),
         };

@@ -547,10 +547,13 @@ impl Port {
         if end.is_fault() {
             return self.quarantine(end.to_string(), now);
         }
-        self.say(
-            now,
-            |name, suppressed| tracing::info!(port = name, reason = %end, suppressed, "front-end gone"),
-        );
+        self.say(now, |name, suppressed| {
+            if matches!(end, End::Session(SessionEnd::NoDescriptors)) {
+                tracing::error!(port = name, reason = %end, suppressed, "connection closed");
+            } else {
+                tracing::info!(port = name, reason = %end, suppressed, "front-end gone");
+            }
+        });
         if matches!(self.setup.endpoint, Endpoint::Connect(_)) {
             self.again = Some(now.after_millis(RETRY));
         }

@@ -169,12 +169,17 @@ pub enum SessionEnd {
     /// The front-end asks and does not read the answers.
     #[error("protocol violation: the front-end does not read its replies")]
     Unread,
+    /// The kernel had no descriptor left to put one of the front-end's into, or may not pass it.
+    #[error(
+        "what the front-end passed could not be taken: this process is out of file descriptors; raise its limit (systemd: LimitNOFILE=)"
+    )]
+    NoDescriptors,
 }
 
 impl SessionEnd {
     /// Whether the front-end is to blame, so that the port is quarantined.
     #[must_use]
     pub const fn is_violation(&self) -> bool {
-        !matches!(self, Self::Closed | Self::Socket(_))
+        !matches!(self, Self::Closed | Self::Socket(_) | Self::NoDescriptors)
     }
 }

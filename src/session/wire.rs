@@ -143,8 +143,12 @@ impl Wire {
                 self.fds.extend(fds.inspect(do_not_linger));
             }
         }
-        if received.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > MAX_FDS {
+        if self.fds.len() > MAX_FDS {
             return Err(Some(Broken::TooManyFds.into()));
+        }
+        // There was room for all that can be passed: it is our own process that cannot have one more, and no fault of theirs (O-7).
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(Some(SessionEnd::NoDescriptors));
         }
         self.filled = self.filled.saturating_add(received.bytes);
         Ok(received.bytes)
