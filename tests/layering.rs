@@ -193,3 +193,40 @@ fn unsafe_code_is_in_memory_only() {
         "unsafe outside of src/memory: {allowing:?}"
     );
 }
+
+/// Case O-9: a jump of the wall clock moves nothing. It is read in two places, each for a time that people are told; all else is
+/// given ticks of `clock`, whose source is monotonic, as are the waits of the kernel that are named here.
+#[test]
+fn o_9_the_wall_clock_is_read_for_people_alone() {
+    let told = ["daemon/quarantine.rs", "daemon/seen.rs"];
+    let mut found = Vec::new();
+    let mut files = Vec::new();
+    sources(Path::new("src"), &mut files);
+    for file in files {
+        let name = file.strip_prefix("src").unwrap().display().to_string();
+        // The other side in software, and tests.
+        if name.starts_with("guest/") || name.contains("tests") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let walls = [
+            "SystemTime",
+            "UNIX_EPOCH",
+            "CLOCK_REALTIME",
+            "gettimeofday",
+            "ClockId::Realtime",
+        ];
+        if walls.iter().any(|wall| text.contains(wall)) {
+            found.push(name);
+        }
+    }
+    found.sort();
+    assert_eq!(found, told);
+    let text = fs::read_to_string("src/clock/mod.rs").unwrap();
+    assert!(
+        text.contains("quanta::Clock"),
+        "monotonic: its own documentation says so"
+    );
+    let text = fs::read_to_string("src/memory/metronome.rs").unwrap();
+    assert!(text.contains("libc::CLOCK_MONOTONIC"));
+}

@@ -340,6 +340,56 @@ fn f_7_a_storm_of_kicks_costs_no_frame_and_leaves_no_worker_awake() {
     });
 }
 
+/// P-27: a kick for every frame, each alone in the ring when it can be. Every one of them is taken and counted, and others lose
+/// nothing.
+#[test]
+fn p_27_a_storm_of_kicks_with_a_frame_each() {
+    const FRAMES: u64 = 20_000;
+    attacked(|switch, victims| {
+        let mut mallory = switch.guest("mallory", mac(66));
+        let mut witness = switch.guest("witness", mac(77));
+        witness.send(&frame(mac(66), mac(77), b"here")).unwrap();
+        for guest in [&mut victims.a, &mut victims.b, &mut mallory] {
+            hear(guest, mac(77));
+        }
+        let kicks = || {
+            let events = &switch.port("mallory")["counters"]["events"];
+            events["kicks"].as_u64().unwrap()
+        };
+        let before = kicks();
+        std::thread::scope(|scope| {
+            let storm = scope.spawn(|| {
+                for number in 0..FRAMES {
+                    let bytes = frame(mac(77), mac(66), &number.to_be_bytes());
+                    until("a place in mallory's ring", || {
+                        let sent = mallory.send(&bytes);
+                        mallory.tx(0).kick_always().unwrap();
+                        sent.ok()
+                    });
+                }
+            });
+            while !storm.is_finished() {
+                victims.talk(10);
+            }
+        });
+        assert!(mallory.drain(PATIENCE).unwrap());
+        let books = switch.books("mallory");
+        assert_eq!(books.received, FRAMES);
+        let sink = switch.books("witness");
+        assert_eq!((books.forwarded, sink.offered), (sink.delivered, FRAMES));
+        // The worker hears of one now and then, and of none while it polls.
+        let heard = kicks() - before;
+        assert!(heard > 0);
+        drop((mallory, witness));
+        switch.await_state("mallory", "waiting");
+        switch.await_state("witness", "waiting");
+        let sleeps = || switch.status()["workers"][0]["sleeps"].as_u64().unwrap();
+        let before = sleeps();
+        victims.talk(1);
+        until("the worker asleep", || (sleeps() > before).then_some(()));
+    });
+}
+
 /// F-9: a front-end that asks and asks. Its port's frames and everybody else's go on, and the control socket answers.
 #[test]
 fn f_9_a_flood_of_messages_delays_nobody_else() {

@@ -12,8 +12,10 @@
 mod aside;
 mod bound;
 mod closing;
+mod departing;
 mod fair;
 mod forwarding;
+mod hosted;
 mod hostile;
 mod judged;
 mod leases;
@@ -21,6 +23,7 @@ mod mixed;
 mod moving;
 mod policy;
 mod protocol;
+mod racing;
 mod restart;
 mod rig;
 mod rings;

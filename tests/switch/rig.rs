@@ -69,6 +69,8 @@ pub struct Switch {
     child: Option<Child>,
     /// The control group that it runs in, if not that of the test.
     group: Option<PathBuf>,
+    /// Where it logs, if not to the file that [`Switch::log`] reads.
+    log: Option<std::fs::File>,
 }
 
 impl Switch {
@@ -85,9 +87,32 @@ impl Switch {
 
     /// The same in the control group of this directory.
     pub fn within(group: Option<PathBuf>, lines: &str, ports: &[(&str, &str)]) -> Self {
+        Self::made(group, None, lines, ports)
+    }
+
+    /// The same that logs to this file.
+    #[allow(
+        dead_code,
+        reason = "each of the test programs that share this uses its part"
+    )]
+    pub fn logging_to(log: std::fs::File, ports: &[(&str, &str)]) -> Self {
+        Self::made(None, Some(log), "", ports)
+    }
+
+    fn made(
+        group: Option<PathBuf>,
+        log: Option<std::fs::File>,
+        lines: &str,
+        ports: &[(&str, &str)],
+    ) -> Self {
         let dir = tempfile::Builder::new().prefix("pc").tempdir().unwrap();
         let child = None;
-        let mut switch = Self { dir, child, group };
+        let mut switch = Self {
+            dir,
+            child,
+            group,
+            log,
+        };
         std::fs::write(switch.file(), switch.text(lines, ports)).unwrap();
         switch.run();
         switch
@@ -156,11 +181,14 @@ impl Switch {
         ready
             .set_read_timeout(Some(Duration::from_millis(100)))
             .unwrap();
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir.path().join("log"))
-            .unwrap();
+        let log = match &self.log {
+            Some(log) => log.try_clone(),
+            None => std::fs::File::options()
+                .create(true)
+                .append(true)
+                .open(self.dir.path().join("log")),
+        }
+        .unwrap();
         let program = env!("CARGO_BIN_EXE_portcullis");
         let mut command = match &self.group {
             None => Command::new(program),
@@ -283,8 +311,17 @@ impl Switch {
         });
     }
 
-    /// A port's books, once no frame is on its way. That they balance is asserted by the waiting.
+    /// A port's books, once no frame is on its way, and all that they count is in its receiver's hands. That they balance is
+    /// asserted by the waiting.
     pub fn books(&self, name: &str) -> Books {
+        let books = self.balanced(name);
+        // A burst is counted before it is published, so that who has a frame finds it in the books. A worker that is held up
+        // in between holds the lock of the burst's ring, which a status enters.
+        self.status();
+        books
+    }
+
+    fn balanced(&self, name: &str) -> Books {
         until(&format!("balanced books of {name}"), || {
             let counters = &self.port(name)["counters"];
             let number = |way: &str, key: &str| counters[way][key].as_u64().unwrap();
@@ -327,16 +364,21 @@ impl Switch {
     /// Waits until a port has received `count` frames from its guest.
     pub fn await_received(&self, name: &str, count: u64) {
         until(&format!("{count} frames from {name}"), || {
-            (self.books(name).received >= count).then_some(())
+            (self.balanced(name).received >= count).then_some(())
         });
+        self.status();
     }
 }
 
 impl Drop for Switch {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            if self.is_alive() {
-                eprintln!("the switch's status:\n{:#}", self.status());
+            match self.ended() {
+                Some(status) => eprintln!("the switch ended with {status}"),
+                None if self.child.is_some() => {
+                    eprintln!("the switch's status:\n{:#}", self.status());
+                }
+                None => {}
             }
             eprintln!("the switch's log:\n{}", self.log());
         }

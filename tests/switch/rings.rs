@@ -7,12 +7,16 @@ use portcullis::guest::{Descriptor, Guest, RingLayout, Shape, VnetHeader, desc_f
 use crate::hostile::{Ends, attacked, attacked_on};
 use crate::rig::{PATIENCE, expect, frame, hear, mac, until};
 
-/// Sends to a guest for as long as a test likes.
-fn pour(from: &mut Guest, to: [u8; 6], over: &AtomicBool) {
-    let bytes = frame(to, from.mac(), &[7; 1000]);
+/// Sends to guests in turn for as long as a test likes.
+pub fn pour(from: &mut Guest, to: &[[u8; 6]], over: &AtomicBool) {
+    let frames: Vec<_> = to
+        .iter()
+        .map(|to| frame(*to, from.mac(), &[7; 1000]))
+        .collect();
+    let mut frames = frames.iter().cycle();
     while !over.load(Ordering::Relaxed) {
-        for _ in 0..32 {
-            let queued = from.queue_frame(0, VnetHeader::default(), &bytes, &Shape::Together);
+        for bytes in frames.by_ref().take(32) {
+            let queued = from.queue_frame(0, VnetHeader::default(), bytes, &Shape::Together);
             if queued.is_err() {
                 break;
             }
@@ -82,7 +86,7 @@ fn q_17_receive_memory_that_goes_amid_frames() {
         let rings = mallory.tx(0).ring().layout().end().next_multiple_of(4096);
         std::thread::scope(|scope| {
             let _ends = Ends(&over);
-            scope.spawn(|| pour(&mut witness, mac(66), &over));
+            scope.spawn(|| pour(&mut witness, &[mac(66)], &over));
             for _ in 0..20 {
                 // Each frame whole, and buffers offered anew, so that some are always on their way.
                 hear(&mut mallory, mac(77));

@@ -113,7 +113,7 @@ impl Switch {
     pub(crate) fn stop(&mut self) {
         let mut process = self.process.take().expect("a running switch");
         process.signal(Signal::TERM);
-        let status = process.finish(Duration::from_secs(10));
+        let status = process.finish(PATIENCE);
         assert!(status.success(), "the switch ended with {status}");
     }
 
@@ -143,6 +143,13 @@ impl Switch {
     /// The traffic of one port, once no frame is on its way: every received frame was forwarded or
     /// dropped, every offered one delivered or not.
     pub(crate) fn traffic(&self, name: &str) -> Traffic {
+        let traffic = self.settled(name);
+        // A burst is counted before it is published, under its ring's lock, which a status enters.
+        self.status();
+        traffic
+    }
+
+    fn settled(&self, name: &str) -> Traffic {
         until(
             &format!("settled accounts of port {name}"),
             PATIENCE,
