@@ -25,6 +25,8 @@ pub(super) struct Books {
     /// The most that each port may learn.
     caps: Box<[u32]>,
     total: u32,
+    /// The VLANs in which anything was ever learned, as bits.
+    vids: Box<[u64; 64]>,
     /// Where the next search for expired entries begins: a bucket.
     pub(super) hand: u32,
 }
@@ -37,6 +39,7 @@ impl Books {
             counts: vec![0; MAX_PORTS].into(),
             caps: vec![cap; MAX_PORTS].into(),
             total: 0,
+            vids: Box::new([0; 64]),
             hand: 0,
         }
     }
@@ -61,6 +64,22 @@ impl Books {
     /// How many entries all ports have learned.
     pub(super) fn total(&self) -> u32 {
         self.total
+    }
+
+    /// Notes that something is learned in a VLAN.
+    pub(super) fn note_vid(&mut self, vid: u16) {
+        if let Some(word) = self.vids.get_mut(usize::from(vid / 64)) {
+            *word |= 1 << (vid % 64);
+        }
+    }
+
+    /// The VLANs in which there may be learned entries, as they are now.
+    pub(super) fn vids(&self) -> impl Iterator<Item = u16> + use<> {
+        let all = (0u16..64).zip(*self.vids);
+        all.flat_map(|(at, word)| {
+            let bits = (0..64).filter(move |bit| word >> bit & 1 != 0);
+            bits.map(move |bit| at * 64 + bit)
+        })
     }
 
     /// The port with the most entries, and how many.

@@ -319,6 +319,7 @@ impl Fdb {
         } else if books.total() >= self.limits.capacity && !self.make_room(books, source, now) {
             return None;
         }
+        books.note_vid(key.vid());
         Some(self.enter(books, source, slot, identity.learned_on(source), now))
     }
 
@@ -340,7 +341,7 @@ impl Fdb {
     /// The same for an address that a guest was first heard with: whoever comes first does not get what another port was heard with
     /// in the last [`CLAIM_HOLD`] seconds (E-1), in whatever VLAN.
     ///
-    /// Reads the whole table, if anything was learned, before it says [`StaticError::Heard`]: not to be asked for each frame.
+    /// Looks in every VLAN that anything was learned in, before it says [`StaticError::Heard`]: not to be asked for each frame.
     ///
     /// # Errors
     ///
@@ -371,22 +372,20 @@ impl Fdb {
                 _ => Ok(()),
             };
         }
+        // In each VLAN that anything was learned in: a look-up, as for a frame.
+        let learned_in = |vid| self.table.find(Key::new(vid, mac));
+        for found in books.vids().filter_map(learned_in) {
+            if let Some(on) = found.word.port()
+                && !may_go(found.word, self.table.heard(found.slot))
+            {
+                return Err(StaticError::Heard { mac, on });
+            }
+        }
         let (slot, identity) = self
             .static_vacancy(&mut books, key)
             .ok_or(StaticError::Full(mac))?;
-        if books.total() != 0 {
-            for found in self
-                .table
-                .all()
-                .filter(|found| self.table.key(*found).mac() == mac)
-            {
-                if let Some(on) = found.word.port()
-                    && !may_go(found.word, self.table.heard(found.slot))
-                {
-                    return Err(StaticError::Heard { mac, on });
-                }
-                self.remove(&mut books, found);
-            }
+        for found in books.vids().filter_map(learned_in) {
+            self.remove(&mut books, found);
         }
         self.table.store(slot, identity.declared_for(port), 0);
         self.statics.fetch_add(1, Ordering::Release);

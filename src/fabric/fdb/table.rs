@@ -268,12 +268,7 @@ impl Table {
         }
     }
 
-    /// All entries, each as it is when its slot's turn comes.
-    pub(super) fn all(&self) -> impl Iterator<Item = Found> + '_ {
-        self.all_from(Slot::default())
-    }
-
-    /// The same from one slot on.
+    /// All entries from one slot on, each as it is when its slot's turn comes.
     pub(super) fn all_from(&self, first: Slot) -> impl Iterator<Item = Found> + '_ {
         (first.bucket..=self.last_bucket())
             .flat_map(Slot::of)

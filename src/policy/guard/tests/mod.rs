@@ -165,7 +165,7 @@ fn e_1_the_first_address_is_kept_until_it_is_forgotten() {
     assert_eq!(port.judge(&data(OWN)), Ok(Outcome::Claim(OWN)));
 }
 
-/// To find out whether an address is another's costs the whole table, which a guest could ask for with each frame.
+/// To find out whether an address is another's takes a look-up in each VLAN, which a guest could ask for with each frame.
 #[test]
 fn e_1_a_refused_claim_bars_the_next_for_a_second() {
     let mut spec = guest(IpSpec::Any);
