@@ -345,6 +345,23 @@ fn o_11_no_signal_comes_on_top_of_another_on_the_alternate_stack() {
     }
 }
 
+/// O-14: the kernel leaves out of a core dump what is marked so ("dd" in /proc/PID/smaps).
+#[test]
+fn o_14_guest_memory_is_left_out_of_core_dumps() {
+    // Of a size that no other test of this process maps.
+    const SIZE: u64 = 37 * PAGE;
+    let (_memory, _fd) = guest(&[(0, SIZE)]);
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let size = format!("Size: {} kB", SIZE / 1024);
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut lines = smaps.lines();
+    lines
+        .find(|line| words(line) == size)
+        .expect("the guest's memory");
+    let flags = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
+    assert!(flags.split_whitespace().any(|flag| flag == "dd"), "{flags}");
+}
+
 /// Lines of /proc/self/maps.
 fn mappings() -> usize {
     std::fs::read_to_string("/proc/self/maps")
