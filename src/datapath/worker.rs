@@ -147,8 +147,11 @@ impl Worker {
     /// Runs until [`Note::Stop`].
     pub(crate) fn run(mut self) {
         let metronome = Metronome::new();
-        if let Err(error) = &metronome {
-            tracing::warn!(%error, "no timer for this worker: a front-end whose call descriptor blocks could hold it up");
+        match &metronome {
+            Ok(metronome) => metronome.start(),
+            Err(error) => {
+                tracing::warn!(%error, "no timer for this worker: a front-end whose call descriptor blocks could hold it up");
+            }
         }
         let mut events = Vec::with_capacity(EVENTS);
         let mut looked = 0;
@@ -156,31 +159,42 @@ impl Worker {
             let cycles = self.clock.cycles();
             if cycles.wrapping_sub(looked) >= self.look {
                 looked = cycles;
-                self.now = self.clock.now();
-                self.look_at_door(&mut events, Some(0));
+                self.look_at_door(&mut events);
             }
             if self.stopping {
                 return;
             }
             self.round(cycles);
             if self.polled.is_empty() {
-                if let Ok(metronome) = &metronome {
-                    metronome.stop();
-                }
-                self.effort.sleeps.fetch_add(1, Ordering::Relaxed);
-                self.look_at_door(&mut events, None);
-                self.now = self.clock.now();
-                if let Ok(metronome) = &metronome {
-                    metronome.start();
-                }
+                self.sleep(&mut events, metronome.as_ref().ok());
             }
         }
     }
 
-    /// Takes kicks and notes; waits for one if `timeout_ms` is `None`.
-    fn look_at_door(&mut self, events: &mut Vec<epoll::Event>, timeout_ms: Option<u32>) {
+    /// Takes the kicks and notes that are there.
+    fn look_at_door(&mut self, events: &mut Vec<epoll::Event>) {
         let door = Arc::clone(&self.door);
-        for knock in door.wait(events, timeout_ms) {
+        self.answer(door.wait(events, Some(0)));
+    }
+
+    /// Sleeps until there is a kick or a note, and takes it. The metronome rests meanwhile, but no longer: what a note asks for
+    /// may ring a call that blocks (P-25).
+    fn sleep(&mut self, events: &mut Vec<epoll::Event>, metronome: Option<&Metronome>) {
+        self.effort.sleeps.fetch_add(1, Ordering::Relaxed);
+        let door = Arc::clone(&self.door);
+        if let Some(metronome) = metronome {
+            metronome.stop();
+        }
+        let knocks = door.wait(events, None);
+        if let Some(metronome) = metronome {
+            metronome.start();
+        }
+        self.answer(knocks);
+    }
+
+    fn answer(&mut self, knocks: impl Iterator<Item = Knock>) {
+        self.now = self.clock.now();
+        for knock in knocks {
             if let Knock::Kicked(key) = knock {
                 if let Some(lanes) = self.generation.load().ports.get(key.port) {
                     lanes.counters().events.kicks.increment();

@@ -148,6 +148,43 @@ fn p_25_a_saturated_blocking_call_holds_up_nobody() {
     });
 }
 
+/// Waits until the worker sleeps: nobody sends anything.
+fn asleep(switch: &Switch) {
+    let tasks = format!("/proc/{}/task", switch.pid());
+    until("a worker that sleeps", || {
+        let threads = std::fs::read_dir(&tasks).unwrap().flatten();
+        let states =
+            threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+        states
+            .filter(|stat| stat.contains("(worker-0)"))
+            .find(|stat| stat.contains(") S "))
+            .map(drop)
+    });
+}
+
+/// P-25: nor does one that a worker rings which was asleep: an announcement wakes it, and goes to everybody.
+#[test]
+fn p_25_a_blocking_call_holds_up_no_worker_that_has_just_woken() {
+    attacked(|switch, victims| {
+        let mut mallory = switch.guest("mallory", mac(66));
+        mallory.send(&frame(mac(0xa), mac(66), b"here")).unwrap();
+        expect(&mut victims.a);
+        let witness = switch.guest("witness", mac(77));
+        let call = mallory.rx(0).call_event().unwrap();
+        let flags = rustix::fs::fcntl_getfl(call.as_fd()).unwrap();
+        rustix::fs::fcntl_setfl(call.as_fd(), flags - rustix::fs::OFlags::NONBLOCK).unwrap();
+        rustix::io::write(call.as_fd(), &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        asleep(switch);
+        let wire = witness.front_end().unwrap().wire();
+        wire.send(&Message::send_rarp(mac(77))).unwrap();
+        switch.await_faults("mallory", 1);
+        victims.talk(50);
+        drop((mallory, witness));
+        switch.await_state("mallory", "waiting");
+        switch.await_state("witness", "waiting");
+    });
+}
+
 /// an index that jumps breaks that ring only; a stop and a start mend it.
 #[test]
 fn q_8_an_index_that_jumps_breaks_the_ring_only() {
