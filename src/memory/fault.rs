@@ -7,7 +7,7 @@
 //! 1. Before a region is used, its address range and the [`FaultFlag`] of its connection are entered in
 //!    a table. The entry leaves the table before the region is unmapped.
 //! 2. The handler looks the faulting address up. If it is ours, it raises the flag, puts anonymous zero
-//!    pages over the whole region and returns; the interrupted instruction runs again and finds zeros.
+//!    pages over a little of the region around it and returns; the interrupted instruction runs again and finds zeros.
 //!    Whoever reads such a zero, in any thread, sees the flag raised if it looks afterwards.
 //! 3. The worker looks at the flag at the end of each burst, publishes nothing of the burst to that
 //!    port, and hands the connection to its attendant to be closed.
@@ -105,7 +105,7 @@ static FREE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 const SPARE_MAPPINGS: usize = 4096;
 
 /// Regions that may exist at once. The kernel allows a process `vm.max_map_count` mappings; if guests could
-/// use up the last one, the handler could not map its zero pages.
+/// use up the last one, the handler could not map its zero pages but over a whole region.
 fn capacity() -> usize {
     static CAPACITY: OnceLock<usize> = OnceLock::new();
     *CAPACITY.get_or_init(|| {
@@ -222,6 +222,9 @@ fn blank(start: usize, len: usize) -> bool {
     mapped != libc::MAP_FAILED
 }
 
+/// Bytes that a fault costs a region at most: few pages to be taken away, and enough that a frame costs few faults.
+const PIECE: usize = 64 << 10;
+
 /// The part of a region that lies in the aligned block of `block` bytes (a power of two) around `address`.
 fn around(address: usize, block: usize, start: usize, len: usize) -> (usize, usize) {
     let mask = block.wrapping_sub(1);
@@ -241,10 +244,12 @@ fn repair(address: usize) -> bool {
     // one registration (sequence number).
     let flag = unsafe { &*flag };
     raise(flag, FaultCause::MemoryLost);
-    // A host that commits memory strictly may refuse as much as the whole; then a part has to do. The parts
-    // are those that mappings of huge pages can be cut into.
-    let parts = [2 << 20, 1 << 30].map(|block| around(address, block, start, len));
-    blank(start, len) || parts.iter().any(|(start, len)| blank(*start, *len))
+    // A little, since what is mapped there is taken away by it, and of a whole large guest that lasts for a second. Mappings of
+    // huge pages cannot be cut so finely, and a host whose last mapping is taken cannot cut at all: then the whole, which of
+    // huge pages goes fast. A host that commits memory strictly may refuse that: then what huge pages can be cut into.
+    let part = |block| around(address, block, start, len);
+    let parts = [part(PIECE), (start, len), part(2 << 20), part(1 << 30)];
+    parts.iter().any(|(start, len)| blank(*start, *len))
 }
 
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();

@@ -16,8 +16,8 @@
 //! - Guest memory is never seen as `&[u8]`. It is copied, once, into private bytes, or loaded as an
 //!   atomic. A guest that writes meanwhile changes what is copied, never what was checked.
 //! - A file that shrinks under its mapping (SIGBUS) costs its owner the connection and nobody else
-//!   anything: the handler raises the connection's [`FaultFlag`] and puts zero pages in place of the
-//!   region ([`install_fault_handler`]).
+//!   anything: the handler raises the connection's [`FaultFlag`] and puts zero pages in place of
+//!   what is gone ([`install_fault_handler`]).
 //! - Every write to guest memory goes through one private function, `GuestMemory::mutate`, which is
 //!   where dirty pages will be marked for live migration.
 //!

@@ -463,6 +463,33 @@ fn p_13_a_host_that_refuses_as_many_zero_pages_gets_by_with_fewer() {
     assert!(status.success(), "{status}");
 }
 
+/// To take away all that is mapped of a large guest takes a second, and it is a worker that would wait for it.
+#[test]
+fn p_13_a_page_that_is_lost_takes_little_of_its_region_with_it() {
+    const SIZE: u64 = 64 << 20;
+    let (memory, fd) = guest(&[(0, SIZE)]);
+    let places = [0, SIZE / 2, SIZE - (2 << 20)];
+    for place in places {
+        memory.write(locate(&memory, place, 8).unwrap(), b"my bytes");
+    }
+    ftruncate(&fd, SIZE - PAGE).unwrap();
+    let mut seen = [1; 16];
+    memory.read(locate(&memory, SIZE - 16, 16).unwrap(), &mut seen);
+    assert_eq!((seen, memory.faulted()), ([0; 16], true));
+    for place in places {
+        let mut seen = [0; 8];
+        memory.read(locate(&memory, place, 8).unwrap(), &mut seen);
+        assert_eq!(&seen, b"my bytes", "{place:#x}");
+    }
+    // And all the rest of it, one after the other.
+    ftruncate(&fd, 0).unwrap();
+    for place in places {
+        let mut seen = [1; 8];
+        memory.read(locate(&memory, place, 8).unwrap(), &mut seen);
+        assert_eq!(seen, [0; 8], "{place:#x}");
+    }
+}
+
 #[test]
 fn p_14_regions_lost_in_many_threads_harm_nobody_else() {
     let (victim, _fd) = guest(&[(0, 4 * PAGE)]);
