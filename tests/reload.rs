@@ -472,6 +472,32 @@ fn o_6_a_quarantine_that_cannot_be_saved_holds_and_says_so() {
     victims.talk(10);
 }
 
+/// And is written when it can be.
+#[test]
+fn o_6_a_quarantine_that_could_not_be_saved_is_saved_later() {
+    let switch = Switch::start(&[("a", ""), ("b", "")]);
+    let in_the_way = switch.socket("control.quarantine.new");
+    fs::create_dir(&in_the_way).unwrap();
+    assert!(hold(&switch, "a", &[])["not_saved"].is_string());
+    fs::remove_dir(&in_the_way).unwrap();
+    let file = switch.socket("control.quarantine");
+    until("the book", || file.exists().then_some(()));
+}
+
+/// Whatever waits to be written when the switch stops is written.
+#[test]
+fn a_quarantine_is_on_disk_when_the_switch_has_stopped() {
+    let mut switch = Switch::start(&[("a", ""), ("b", "")]);
+    let in_the_way = switch.socket("control.quarantine.new");
+    fs::create_dir(&in_the_way).unwrap();
+    assert!(hold(&switch, "a", &[])["not_saved"].is_string());
+    fs::remove_dir(&in_the_way).unwrap();
+    switch.ask_to_stop();
+    switch.await_end();
+    switch.run();
+    assert_eq!(switch.port("a")["quarantine"]["port"], "a");
+}
+
 #[test]
 fn dropped_frames_are_kept_with_their_reason_and_rule() {
     use portcullis::control::DropsQuery;

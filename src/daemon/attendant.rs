@@ -276,6 +276,7 @@ impl Switch {
         self.state.tracker().sweep(now, SWEEP);
         self.write_journal();
         self.watch_triggers(now);
+        self.keep_quarantine(now);
         self.keep_leases(now);
     }
 }

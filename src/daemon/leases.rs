@@ -4,8 +4,8 @@
 //! ends by the clock that counts from the boot of the machine: no change of the wall clock makes one longer. Under another
 //! boot nothing of it holds, since the guests are others too.
 //!
-//! It is written beside the attendant, at most every few seconds, however often servers renew; and once more when the switch stops. One
-//! that cannot be believed is no danger: without it guests have no leases, and get them again from their servers. So the switch
+//! It is written beside the attendant, at most every few seconds, however often servers renew; and once more when the switch stops. When that
+//! fails the file goes: an older one could give a port an address that is another's by now. One that cannot be believed is no danger: without it guests have no leases, and get them again from their servers. So the switch
 //! starts all the same, and says what it costs.
 
 use std::collections::HashSet;
@@ -154,7 +154,12 @@ impl Pen {
         let boot = self.boot;
         let mut text = serde_json::to_vec_pretty(&Contents { boot, leases })?;
         text.push(b'\n');
-        store::replace(&self.file, Some(&text))
+        let written = store::replace(&self.file, Some(&text));
+        if written.is_err() {
+            // A full disk lets it go.
+            let _ = fs::remove_file(&self.file);
+        }
+        written
     }
 }
 
@@ -425,6 +430,26 @@ mod tests {
         let long = vec![written("a", "10.0.0.8", Some(u64::MAX))];
         assert_eq!(give_back(long, &live, &policy, SINCE, NOW), 1);
         assert_eq!(leases(&live, &policy, "a")[0].seconds, u32::MAX - 1);
+    }
+
+    #[test]
+    fn o_6_leases_that_cannot_be_written_leave_no_older_ones_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let (live, book) = (live(LAN), book(directory.path(), "this"));
+        let policy = policy(&live);
+        let leases = vec![written("a", "10.0.0.1", None)];
+        assert_eq!(give_back(leases, &live, &policy, SINCE, NOW), 1);
+        let write = || book.pen().unwrap().write(&live, policy.state(), NOW);
+        write().unwrap();
+        // Something that no file can be written to: it stands for a full disk.
+        let beside = directory.path().join("lan.leases.new");
+        fs::create_dir(&beside).unwrap();
+        write().unwrap_err();
+        // The address may be another port's by the time of the restart.
+        assert!(matches!(read(&book.file), Ok(None)));
+        fs::remove_dir(&beside).unwrap();
+        write().unwrap();
+        assert_eq!(read(&book.file).unwrap().unwrap().leases.len(), 1);
     }
 
     #[test]

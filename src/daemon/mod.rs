@@ -355,6 +355,7 @@ impl Drop for Switch {
             port.close(now);
         }
         self.desk.finish();
+        self.wards.save_last();
         self.keep_last_leases();
         if let Some(workers) = self.workers.take() {
             workers.stop();

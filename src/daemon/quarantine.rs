@@ -6,16 +6,19 @@
 //! A port may be put behind a list of the configuration instead of helpers. That is another gate, which has to be compiled: until it is in
 //! force, and when a reload takes the list away, the port is alone.
 //!
+//! What could not be written is tried again every few seconds, and once more when the switch stops.
+//!
 //! A port that a reload takes away stays in the book: when one of its name comes back, it is in quarantine at once.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::plan::Live;
 use super::source::{Refusal, read_trusted};
 use super::store;
+use crate::clock::Tick;
 use crate::config::{SwitchSpec, is_ready_made};
 use crate::control::{QuarantineReport, QuarantineRequest};
 use crate::counters::{PortId, PortSet};
@@ -25,6 +28,9 @@ use crate::policy::quarantine::Quarantine;
 const MOST_HELPERS: usize = 64;
 /// The longest state file: every port with as many helpers as a request can name.
 const MAX_BYTES: u64 = 16 << 20;
+
+/// Milliseconds after which a writing that failed is tried again.
+const SPACING: u64 = 5000;
 
 /// Why the file of the quarantine is not believed.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +50,11 @@ pub(super) type Behind = BTreeMap<String, String>;
 pub(super) struct Wards {
     file: PathBuf,
     ports: BTreeMap<String, QuarantineReport>,
+    /// How often it was changed, and how often it had been when it was written last.
+    edits: u64,
+    written: u64,
+    /// When to try again: the last writing failed, and that has been said.
+    again: Option<Tick>,
 }
 
 impl Wards {
@@ -55,9 +66,16 @@ impl Wards {
     /// Of these alone, for a trial: nothing is read or written.
     pub(super) fn on_trial(ports: impl IntoIterator<Item = QuarantineReport>) -> Self {
         let ports = ports.into_iter().map(|ward| (ward.port.clone(), ward));
+        Self::new(PathBuf::new(), ports.collect())
+    }
+
+    fn new(file: PathBuf, ports: BTreeMap<String, QuarantineReport>) -> Self {
         Self {
-            file: PathBuf::new(),
-            ports: ports.collect(),
+            file,
+            ports,
+            edits: 0,
+            written: 0,
+            again: None,
         }
     }
 
@@ -69,10 +87,7 @@ impl Wards {
         let bytes = match read_trusted(&file, MAX_BYTES) {
             Ok(bytes) => bytes,
             Err(Refusal::Unreadable(error)) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self {
-                    file,
-                    ports: BTreeMap::new(),
-                });
+                return Ok(Self::new(file, BTreeMap::new()));
             }
             Err(Refusal::Unreadable(error)) => {
                 return Err(failed(format!("cannot be read: {error}")));
@@ -92,7 +107,7 @@ impl Wards {
                 return Err(failed(format!("names port {:?} twice", twice.port)));
             }
         }
-        Ok(Self { ports: wards, file })
+        Ok(Self::new(file, wards))
     }
 
     /// All of them, by name.
@@ -212,6 +227,7 @@ impl Wards {
             by: by.to_owned(),
         };
         self.ports.insert(port, ward);
+        self.edits = self.edits.wrapping_add(1);
         Ok(())
     }
 
@@ -221,7 +237,10 @@ impl Wards {
     /// It is not in quarantine.
     pub(super) fn release(&mut self, live: &Live, name: &str) -> Result<(), String> {
         match self.ports.remove(name) {
-            Some(_) => Ok(()),
+            Some(_) => {
+                self.edits = self.edits.wrapping_add(1);
+                Ok(())
+            }
             None if live.port(name).is_none() => Err(unknown_port(live, name)),
             None => Err(format!("port {name:?} is not in quarantine")),
         }
@@ -232,6 +251,37 @@ impl Wards {
         Saving {
             file: self.file.clone(),
             ports: self.reports(),
+            edits: self.edits,
+        }
+    }
+
+    /// What came of [`Saving::save`]: why the quarantine is not on disk, if it is not.
+    pub(super) fn saved(&mut self, edits: u64, saved: io::Result<()>, now: Tick) -> Option<String> {
+        let Err(error) = saved else {
+            self.written = edits;
+            self.again = None;
+            return None;
+        };
+        let why = format!("{}: {error}", self.file.display());
+        if self.again.replace(now.after_millis(SPACING)).is_none() {
+            tracing::error!("the quarantine would not survive a restart: {why}; it is tried again");
+        }
+        Some(why)
+    }
+
+    /// Whether it is to be tried again to write it.
+    pub(super) fn is_due(&self, now: Tick) -> bool {
+        self.again.is_some_and(|again| again <= now)
+    }
+
+    /// Writes it a last time, if that is wanting.
+    pub(super) fn save_last(&self) {
+        if self.edits == self.written {
+            return;
+        }
+        if let Err(error) = self.saving().save() {
+            let file = self.file.display();
+            tracing::error!("the quarantine does not survive this restart: {file}: {error}");
         }
     }
 }
@@ -241,6 +291,8 @@ impl Wards {
 pub(super) struct Saving {
     file: PathBuf,
     ports: Vec<QuarantineReport>,
+    /// How often the book had been changed.
+    pub(super) edits: u64,
 }
 
 impl Saving {
@@ -252,11 +304,6 @@ impl Saving {
         let mut text = serde_json::to_vec_pretty(&self.ports)?;
         text.push(b'\n');
         store::replace(&self.file, Some(&text))
-    }
-
-    /// Where it goes.
-    pub(super) fn file(&self) -> &Path {
-        &self.file
     }
 }
 
@@ -292,6 +339,7 @@ pub(super) fn unknown_port(live: &Live, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
     use crate::config::{Overrides, from_text};
@@ -444,7 +492,7 @@ mod tests {
         wards.saving().save().unwrap();
         let saving = Saving {
             file: directory.path().join("missing/lan.quarantine"),
-            ports: wards.reports(),
+            ..wards.saving()
         };
         saving.save().unwrap_err();
         assert_eq!(empty(directory.path()).reports(), wards.reports());

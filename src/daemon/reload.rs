@@ -32,6 +32,8 @@ pub(super) enum Job {
     Save {
         /// Who ordered it; nobody waits for a trigger's.
         ticket: Option<Ticket>,
+        /// Nothing has changed but that it could not be written before.
+        again: bool,
     },
     /// Write leases down.
     KeepLeases,
@@ -47,7 +49,8 @@ pub(super) enum Done {
     /// Connections have been judged by a new policy.
     Settled(Box<ReloadReport>),
     Save {
-        file: PathBuf,
+        /// How often the book had been changed.
+        edits: u64,
         saved: io::Result<()>,
         /// Another gate, where other ports are to be behind lists than in the one in force.
         gate: Option<Box<(Result<Policy, TooLarge>, Behind)>>,
@@ -99,12 +102,13 @@ impl Switch {
         self.see_off();
         if self.is_unsettled {
             // Again in the next turn when the desk is full.
-            self.is_unsettled = self.desk.put(Job::Save { ticket: None }).is_err();
+            let (ticket, again) = (None, false);
+            self.is_unsettled = self.desk.put(Job::Save { ticket, again }).is_err();
         }
         let Some(job) = self.desk.next() else { return };
         self.at_desk = match &job {
             Job::Reload { ticket, .. } => *ticket,
-            Job::Save { ticket } => *ticket,
+            Job::Save { ticket, .. } => *ticket,
             Job::KeepLeases => None,
         };
         let started = match job {
@@ -118,8 +122,8 @@ impl Switch {
                 });
                 result.map_err(|error| (ticket, error))
             }
-            Job::Save { ticket } => {
-                let work = self.settling(ticket);
+            Job::Save { ticket, again } => {
+                let work = self.settling(ticket, again);
                 self.desk.start(work).map_err(|error| (ticket, error))
             }
             Job::KeepLeases => {
@@ -137,10 +141,15 @@ impl Switch {
     }
 
     /// The work of [`Job::Save`], for the quarantine as it is now.
-    fn settling(&self, ticket: Option<Ticket>) -> impl FnOnce() -> Done + Send + use<> {
+    fn settling(
+        &self,
+        ticket: Option<Ticket>,
+        again: bool,
+    ) -> impl FnOnce() -> Done + Send + use<> {
         let (saving, clock) = (self.wards.saving(), self.clock.clone());
         let generation = self.workers.as_ref().map(|workers| workers.generation());
-        let policy = generation.map(|generation| generation.gate.policy.clone());
+        let policy = generation.filter(|_| !again);
+        let policy = policy.map(|generation| generation.gate.policy.clone());
         let (behind, live) = (self.wards.behind(), Arc::clone(&self.live));
         let is_other = behind != self.behind;
         let (epoch, state) = (self.epoch() + 1, Arc::clone(&self.state));
@@ -153,8 +162,8 @@ impl Switch {
                 policy.rejudge_all(clock.now());
             }
             Done::Save {
+                edits: saving.edits,
                 saved: saving.save(),
-                file: saving.file().to_owned(),
                 gate,
                 ticket,
             }
@@ -210,7 +219,7 @@ impl Switch {
                 }
             }
             Some(Done::Save {
-                file,
+                edits,
                 saved,
                 gate,
                 ticket,
@@ -223,12 +232,7 @@ impl Switch {
                         tracing::error!(%error, "a port in quarantine stays alone, its list cannot be compiled");
                     }
                 }
-                let not_saved = saved
-                    .err()
-                    .map(|error| format!("{}: {error}", file.display()));
-                if let Some(why) = &not_saved {
-                    tracing::error!("the quarantine would not survive a restart: {why}");
-                }
+                let not_saved = self.wards.saved(edits, saved, now);
                 let names = self.wards.reports().into_iter().map(|ward| ward.port);
                 let told = names.filter_map(|name| self.wards.told(&self.live, &name));
                 let ports = told.collect();
@@ -477,8 +481,20 @@ impl Switch {
     }
 
     fn save(&mut self, ticket: Ticket) -> Response {
-        let ticket = Some(ticket);
-        self.put(Job::Save { ticket })
+        let (ticket, again) = (Some(ticket), false);
+        let response = self.put(Job::Save { ticket, again });
+        // It holds all the same.
+        self.is_unsettled |= matches!(response, Response::Now(_));
+        response
+    }
+
+    /// Has the book written that could not be written before.
+    pub(super) fn keep_quarantine(&mut self, now: Tick) {
+        let (ticket, again) = (None, true);
+        let is_save = |job: &Job| matches!(job, Job::Save { .. });
+        if self.wards.is_due(now) && !self.desk.any_waiting(is_save) {
+            let _ = self.desk.put(Job::Save { ticket, again });
+        }
     }
 }
 
