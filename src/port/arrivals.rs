@@ -41,7 +41,7 @@ impl Port {
             }
             // The one before may have gone without our having looked yet.
             self.serve(now);
-            if self.closer.is_busy() {
+            if self.shuts_out() {
                 self.held = true;
                 return self.watch(false);
             }
@@ -82,7 +82,7 @@ impl Port {
         }
         let peer = Peer::of(&socket).ok();
         let _ = shutdown(&socket, Shutdown::Both);
-        self.closer.close(Box::new(socket));
+        self.strangers.close(Box::new(socket));
         self.lanes.counters().events.connections_refused.increment();
         let (pid, uid) = (peer.and_then(|peer| peer.pid), peer.map(|peer| peer.uid));
         self.say(now, |name, suppressed| {

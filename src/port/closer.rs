@@ -7,7 +7,7 @@
 //! mapping, takes as long as there are pages. So the attendant closes none of these itself. It gives them to the port's closer,
 //! which drops them on a thread of its own: made when there is something to do, gone when there is not.
 //!
-//! - One thread a port: what hangs, hangs its own port.
+//! - One thread a port, and one for connections that it refused: what hangs, hangs its own port, and not for a stranger.
 //! - Nothing piles up. The port reads no further message and lets nobody in while its closer is busy, so what waits is at most
 //!   what came with one message and one connection.
 //! - When it is through it rings the bell, and the port goes on.

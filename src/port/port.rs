@@ -16,7 +16,8 @@
 //! - Whatever ends a connection ends the same way: every ring is stopped, the socket shut down, and memory and descriptors
 //!   given to the [`Closer`]. A fault is also counted, and repeated faults make the port look away for a while (`BackOff`).
 //! - While the closer is busy, the port neither lets anybody in nor reads what its front-end says. Usually that is over before
-//!   anybody looks; when it takes more than a second, status and log say so.
+//!   anybody looks; when it takes more than a second, status and log say so. Connections that are refused have a closer of their own:
+//!   one of them that hangs keeps further strangers waiting, and not the owner.
 //! - A broken ring stops by itself and is shown as quarantined; its connection goes on, and the front-end mends it
 //!   by stopping and starting it (a guest that reboots does).
 //! - A port that connects tries every 100 ms.
@@ -173,7 +174,9 @@ pub struct Port {
     pub(super) setup: PortSetup,
     pub(super) lanes: Arc<Lanes>,
     pub(super) closer: Closer,
-    /// The closer was found busy, and something was left undone.
+    /// What drops connections that were refused, with what they left unread: they are not the owner's, who is not to wait for it.
+    pub(super) strangers: Closer,
+    /// A closer was found busy, and something was left undone.
     pub(super) held: bool,
     /// How far the closer was a second ago, and whether it got no further since.
     progress: Option<u64>,
@@ -252,6 +255,7 @@ impl Port {
         lanes.set_mtu(setup.mtu);
         Self {
             closer: Closer::new(Arc::clone(lanes.bell())),
+            strangers: Closer::new(Arc::clone(lanes.bell())),
             held: false,
             progress: None,
             stuck: false,
@@ -354,6 +358,7 @@ impl Port {
     /// A second has passed, or so.
     pub fn on_second(&mut self, now: Tick) {
         self.closer.tend();
+        self.strangers.tend();
         let progress = self.closer.progress();
         let stuck = progress.is_some() && progress == self.progress;
         if stuck && !self.stuck {
@@ -371,9 +376,19 @@ impl Port {
         }
         self.held = false;
         self.serve(now);
+        if self.shuts_out() {
+            self.held = true;
+            return;
+        }
         if !matches!(self.state, State::Quarantined { .. }) && self.again.is_none() {
             self.look(now);
         }
+    }
+
+    /// Whether nobody can be let in, or sent away, before a closer is through.
+    pub(super) fn shuts_out(&self) -> bool {
+        let is_free = matches!(self.state, State::Waiting);
+        self.closer.is_busy() || !is_free && self.strangers.is_busy()
     }
 
     /// Looks for somebody who connects, or to connect to.
@@ -445,6 +460,7 @@ impl Port {
     /// Waits until all that came from front-ends is closed, or for so long. The only call that waits: for the end of the switch.
     pub fn drain(&self, patience: Duration) {
         self.closer.wait(patience);
+        self.strangers.wait(patience);
     }
 
     fn handshake_deadline(&self, connection: &Connection) -> Option<Tick> {

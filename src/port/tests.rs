@@ -1,7 +1,8 @@
 //! A port on a real socket with a clock of our own, and rings that a thread works on like a worker.
 
 use std::cell::Cell;
-use std::io::Read;
+use std::io::{Read, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -320,6 +321,47 @@ fn p_29_a_second_connection_is_closed_and_the_first_unharmed() {
         assert_eq!(port.status().state, PortState::Running);
     }
     assert_eq!(client.ask(&mut port, SET_OWNER, &[], &[]), 0);
+}
+
+/// A stranger that shares the way to the socket may leave descriptors in its connection that are closed with it, such as a TCP
+/// socket that lingers.
+#[test]
+fn p_29_what_a_refused_connection_brought_holds_up_no_owner() {
+    let room = Room::new();
+    let mut port = room.listen();
+    let mut client = room.client(&mut port);
+    client.tell(&mut port, SET_OWNER, &[], &[]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (receiver, _) = listener.accept().unwrap();
+    sender.set_nonblocking(true).unwrap();
+    while (&sender).write(&[0; 4096]).is_ok() {}
+    let a_minute = Some(Duration::from_secs(60));
+    rustix::net::sockopt::set_socket_linger(&sender, a_minute).unwrap();
+    let second = room.connect();
+    send_raw(&second, &[0], &[sender.as_fd()]);
+    drop((second, sender));
+    room.pump(&mut port);
+    assert_eq!(port.status().counters.events.connections_refused, 1);
+    let mut third = room.connect();
+    room.pump(&mut port);
+    send_raw(&client.stream, &message(GET_FEATURES, PLAIN, &[]), &[]);
+    room.pump(&mut port);
+    assert_eq!(reply(&mut client.stream).unwrap().0, GET_FEATURES);
+    // One at a time of such, too; and whoever waits is let in when the port is free.
+    assert!(room.events().is_empty(), "the listener is still watched");
+    assert_eq!(port.status().counters.events.connections_refused, 1);
+    drop(client);
+    room.pump(&mut port);
+    port.closer.wait(Duration::from_secs(20));
+    room.pump(&mut port);
+    room.pump(&mut port);
+    assert_eq!(port.status().state, PortState::Negotiating);
+    send_raw(&third, &message(GET_FEATURES, PLAIN, &[]), &[]);
+    room.pump(&mut port);
+    room.pump(&mut port);
+    assert_eq!(reply(&mut third).unwrap().0, GET_FEATURES);
+    drop(receiver);
 }
 
 #[test]
