@@ -4,9 +4,10 @@
 //! ends by the clock that counts from the boot of the machine: no change of the wall clock makes one longer. Under another
 //! boot nothing of it holds, since the guests are others too.
 //!
-//! It is written beside the attendant, at most every few seconds, however often servers renew; and once more when the switch stops. When that
-//! fails the file goes: an older one could give a port an address that is another's by now. One that cannot be believed is no danger: without it guests have no leases, and get them again from their servers. So the switch
-//! starts all the same, and says what it costs.
+//! It is written beside the attendant, at most every few seconds, however often servers renew; and once more when the switch stops. When
+//! that fails the file goes: an older one could give a port an address that is another's by now. One that cannot be believed is no
+//! danger: without it guests have no leases, and get them again from their servers. So the switch starts all the same, and says what
+//! it costs.
 
 use std::collections::HashSet;
 use std::fs;
