@@ -458,6 +458,101 @@ fn quarantine_holds_through_reload_and_restart_until_released() {
     assert!(error.contains("not in quarantine"), "{error}");
 }
 
+/// Names and hits of the rules, in order.
+fn hits(switch: &Switch) -> Vec<(String, u64)> {
+    let answer = switch.ask(&Question::Rules(Default::default())).unwrap();
+    let rule = |rule: &serde_json::Value| {
+        let name = rule["name"].as_str().unwrap().to_owned();
+        (name, rule["hits"].as_u64().unwrap())
+    };
+    answer["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(rule)
+        .collect()
+}
+
+/// A rule that is there before and after goes on counting, wherever it stands in the file; also while its list rests.
+#[test]
+fn hits_of_rules_go_on_through_reloads_and_a_quarantine() {
+    let dns = "{ deny = \"udp\", port = 53, name = \"dns\" }";
+    let rest = "{ allow = \"any\", name = \"rest\" }";
+    let ports = |outbound: &str| {
+        let lists = format!(
+            "[acl.quiet]\noutbound = [ {outbound} ]\n\
+             [acl.alone]\noutbound = [ {{ allow = \"arp\", name = \"alone\" }} ]\n"
+        );
+        [("a", "acl = \"quiet\"".to_owned()), ("b", lists)]
+    };
+    let first = ports(&format!("{dns}, {rest}"));
+    let tables = first
+        .each_ref()
+        .map(|(name, table)| (*name, table.as_str()));
+    let switch = Switch::start(&tables);
+    let (mut a, mut b) = (switch.guest("a", mac(1)), switch.guest("b", mac(2)));
+    let ip = [
+        0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x66, 0xcf, 10, 0, 0, 1, 10, 0, 0, 2, //
+        4, 0, 0, 53, 0, 8, 0, 0,
+    ];
+    let mut query = [&mac(2)[..], &mac(1)[..], &[0x08, 0x00], &ip].concat();
+    query.resize(60, 0);
+    let mut talk = |queries: u8| {
+        for _ in 0..queries {
+            a.send(&query).unwrap();
+        }
+        let passes = frame(mac(2), mac(1), b"passes");
+        a.send(&passes).unwrap();
+        assert_eq!(expect(&mut b).bytes, passes);
+    };
+    let is = |expected: &[(&str, u64)]| {
+        let found = hits(&switch);
+        let found: Vec<(&str, u64)> = found.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+        assert_eq!(found, expected);
+    };
+    let change = |tables: &[(&'static str, String); 2]| {
+        let tables = tables
+            .each_ref()
+            .map(|(name, table)| (*name, table.as_str()));
+        switch.change(&tables);
+    };
+    talk(2);
+    is(&[("dns", 2), ("rest", 1)]);
+    switch.reload().unwrap();
+    is(&[("dns", 2), ("rest", 1)]);
+    // Another rule before it, and the list begins anew with the line after.
+    let web = "\n{ deny = \"tcp\", port = 80, name = \"web\" }";
+    change(&ports(&format!("{web}, {dns},\n {rest}")));
+    is(&[("web", 0), ("dns", 2), ("rest", 1)]);
+    talk(1);
+    is(&[("web", 0), ("dns", 3), ("rest", 2)]);
+    // It means something else now.
+    let other = dns.replace("53", "54");
+    change(&ports(&format!("{web}, {other}, {rest}")));
+    is(&[("web", 0), ("dns", 0), ("rest", 2)]);
+    change(&ports(&format!("{dns}, {rest}")));
+    talk(3);
+    is(&[("dns", 3), ("rest", 3)]);
+    let behind = QuarantineRequest {
+        port: "a".to_owned(),
+        helpers: Vec::new(),
+        allow: Some("alone".to_owned()),
+    };
+    switch.ask(&Question::Quarantine(behind)).unwrap();
+    until("the list of the quarantine", || {
+        (hits(&switch).len() == 3).then_some(())
+    });
+    is(&[("alone", 0), ("dns", 3), ("rest", 3)]);
+    let release = ReleaseRequest {
+        port: "a".to_owned(),
+    };
+    switch.ask(&Question::Release(release)).unwrap();
+    until("its own list", || (hits(&switch).len() == 2).then_some(()));
+    is(&[("dns", 3), ("rest", 3)]);
+    talk(1);
+    is(&[("dns", 4), ("rest", 4)]);
+}
+
 /// Case O-6: what cannot be written is in force all the same, and said.
 #[test]
 fn o_6_a_quarantine_that_cannot_be_saved_holds_and_says_so() {

@@ -59,8 +59,8 @@ pub(super) fn read_rule(section: Section, names: &Names, reader: &mut Reader<'_>
         ..Rule::any(action)
     };
     rule.name = read_name(&mut reader);
-    let from = read_parties(&mut reader, "from", names);
-    let to = read_parties(&mut reader, "to", names);
+    let from = read_parties(&mut reader, "from", names, &mut rule.said);
+    let to = read_parties(&mut reader, "to", names, &mut rule.said);
     rule.source_port = read_ports(&mut reader, "source_port", kind);
     rule.port = read_ports(&mut reader, "port", kind);
     rule.icmp = read_icmp(&mut reader, kind);
@@ -120,8 +120,13 @@ fn read_name(reader: &mut Reader<'_>) -> String {
     name
 }
 
-/// The parties of `from` or `to`, with the place of each.
-fn read_parties(reader: &mut Reader<'_>, key: &'static str, names: &Names) -> Vec<(Party, Place)> {
+/// The parties of `from` or `to`, with the place of each; ports and groups go into `said` as they were written, too.
+fn read_parties(
+    reader: &mut Reader<'_>,
+    key: &'static str,
+    names: &Names,
+    said: &mut Vec<String>,
+) -> Vec<(Party, Place)> {
     let Some((items, place)) = reader.list(key) else {
         return Vec::new();
     };
@@ -140,7 +145,12 @@ fn read_parties(reader: &mut Reader<'_>, key: &'static str, names: &Names) -> Ve
             continue;
         };
         match names.party(&text) {
-            Ok(party) => parties.push((party, place)),
+            Ok(party) => {
+                if matches!(party, Party::Ports(_)) {
+                    said.push(format!("{key} {text}"));
+                }
+                parties.push((party, place));
+            }
             Err((problem, remedy)) => reader.fault(place, key, problem, &remedy),
         }
     }

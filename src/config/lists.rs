@@ -66,8 +66,8 @@ impl Lists {
                 reader.fault(place, "", problem, "choose another name");
             }
             let list = List {
-                outbound: read_rules(&mut reader, "outbound", names, &mut total),
-                inbound: read_rules(&mut reader, "inbound", names, &mut total),
+                outbound: read_rules(&mut reader, &name, "outbound", names, &mut total),
+                inbound: read_rules(&mut reader, &name, "inbound", names, &mut total),
             };
             if list.outbound.is_none() && list.inbound.is_none() {
                 let remedy = "write outbound = [...], inbound = [...] or both; [] allows nothing";
@@ -209,7 +209,11 @@ impl Lists {
                 );
             }
             only_takes_away &= takes_away;
-            rules.extend(more.iter().cloned());
+            let list: Arc<str> = binding.0.as_str().into();
+            rules.extend(more.iter().map(|rule| Rule {
+                list: Arc::clone(&list),
+                ..rule.clone()
+            }));
         }
         let mut rules = rules?;
         // What only takes away says nothing of the rest: it is as without a list.
@@ -294,6 +298,7 @@ fn opened(bound: Bound, place: &Place) -> Bound {
 
 fn read_rules(
     reader: &mut Reader<'_>,
+    name: &str,
     key: &'static str,
     names: &Names,
     total: &mut usize,
@@ -310,6 +315,7 @@ fn read_rules(
         );
         return Some(Vec::new());
     }
+    let list: Arc<str> = name.into();
     let mut rules: Vec<Rule> = Vec::with_capacity(items.len());
     let mut shadow: Option<String> = None;
     for item in items {
@@ -318,9 +324,10 @@ fn read_rules(
         let Some(section) = reader.section_of(key, item, remedy) else {
             continue;
         };
-        let Some(rule) = read_rule(section, names, reader) else {
+        let Some(mut rule) = read_rule(section, names, reader) else {
             continue;
         };
+        rule.list = Arc::clone(&list);
         if let (true, Some(shadow)) = (is_shadowed(&rule), &shadow) {
             let problem = format!("is never reached: the rule at {shadow} catches everything");
             reader.fault(at, key, problem, "put it earlier, or take the other out");

@@ -262,10 +262,15 @@ impl SwitchSpec {
                     Some(Some(list)) => [Some(&list.outbound), Some(&list.inbound)],
                     Some(None) => [Some(&none), Some(&none)],
                 };
+                let resting = match &list {
+                    None => [None, None],
+                    Some(_) => [port.outbound.as_ref(), port.inbound.as_ref()],
+                };
                 *place = Some(PortPolicy {
                     guard: port.guard.clone(),
                     outbound: outbound.map(|rules| moved.list(rules)),
                     inbound: inbound.map(|rules| moved.list(rules)),
+                    resting: resting.map(|rules| Some(moved.list(rules?))),
                     limits: port.limits,
                     quota: Some(port.quota),
                     untagged: untagged(&port.vlan),

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::sync::Arc;
 
 use crate::config::{PortSpec, SwitchSpec};
 use crate::control::{ChangeReport, PortChange};
@@ -140,6 +141,8 @@ fn lists(port: &PortSpec) -> [Option<Vec<Rule>>; 2] {
     [&port.outbound, &port.inbound].map(|list| {
         let unplaced = |rule: &Rule| Rule {
             origin: String::new(),
+            list: Arc::default(),
+            said: Vec::new(),
             ..rule.clone()
         };
         Some(list.as_ref()?.iter().map(unplaced).collect())

@@ -18,9 +18,9 @@ use crate::control::ChangeReport;
 use crate::counters::{PortId, PortSet};
 use crate::datapath::{Gate, Ports};
 use crate::fabric::{Fdb, StaticError, VlanMembership};
-use crate::policy::State;
 use crate::policy::acl::TooLarge;
 use crate::policy::quarantine::Quarantine;
+use crate::policy::{Heritage, Policy, State};
 use crate::port::door::Door;
 use crate::port::endpoint::Endpoint;
 use crate::port::lanes::{FaultBell, Lanes};
@@ -78,6 +78,8 @@ pub(super) struct Basis {
     pub(super) ports: Ports,
     pub(super) fdb: Arc<Fdb>,
     pub(super) state: Arc<State>,
+    /// That which is in force.
+    pub(super) policy: Option<Policy>,
     pub(super) epoch: u64,
     /// Ports in quarantine that are to be behind lists.
     pub(super) behind: Behind,
@@ -105,6 +107,8 @@ pub(super) struct Prepared {
     pub(super) live: Live,
     pub(super) ports: Ports,
     pub(super) gate: Gate,
+    /// Hits of rules that the policy before has, too.
+    pub(super) heritage: Option<Heritage>,
     /// With whom behind which list the gate was compiled.
     pub(super) behind: Behind,
     pub(super) opening: Vec<Opening>,
@@ -171,6 +175,10 @@ impl Basis {
                 workers,
             },
             ports,
+            heritage: self
+                .policy
+                .as_ref()
+                .map(|before| gate.policy.heir_of(before)),
             gate,
             behind: self.behind.clone(),
             opening,

@@ -17,8 +17,8 @@ use crate::clock::Tick;
 use crate::control::{Answer, QuarantineAnswer, QuarantineRequest, ReloadReport, Response, Ticket};
 use crate::counters::{PortId, PortSet};
 use crate::datapath::{Gate, Ports, Retired};
-use crate::policy::Policy;
 use crate::policy::acl::TooLarge;
+use crate::policy::{Heritage, Policy};
 
 /// What is done at the desk.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(super) enum Done {
         edits: u64,
         saved: io::Result<()>,
         /// Another gate, where other ports are to be behind lists than in the one in force.
-        gate: Option<Box<(Result<Policy, TooLarge>, Behind)>>,
+        gate: Option<Box<Result<Moved, TooLarge>>>,
         ticket: Option<Ticket>,
     },
     LeasesKept {
@@ -63,12 +63,22 @@ pub(super) enum Done {
     },
 }
 
+/// A policy that differs from the one in force in who is behind which list.
+#[derive(Debug)]
+pub(super) struct Moved {
+    policy: Policy,
+    heritage: Option<Heritage>,
+    behind: Behind,
+}
+
 /// A generation that is not in force any more.
 #[derive(Debug)]
 pub(super) struct Leaving {
     generation: Retired,
     /// Ports that went with it: their numbers are not free before it is.
     ports: Vec<PortId>,
+    /// What the next has of its hits.
+    heritage: Option<Heritage>,
 }
 
 impl Switch {
@@ -156,7 +166,12 @@ impl Switch {
         move || {
             let gate = is_other.then(|| {
                 let spec = live.spec.policy_behind(&live.ids, &behind);
-                Box::new((Policy::compile(epoch, &spec, state), behind))
+                let compiled = Policy::compile(epoch, &spec, state);
+                Box::new(compiled.map(|moved| Moved {
+                    heritage: policy.as_ref().map(|before| moved.heir_of(before)),
+                    policy: moved,
+                    behind,
+                }))
             });
             if let Some(policy) = policy {
                 policy.rejudge_all(clock.now());
@@ -184,6 +199,7 @@ impl Switch {
             ports: lanes.collect(),
             fdb: Arc::clone(&self.fdb),
             state: Arc::clone(&self.state),
+            policy: self.policy(),
             epoch: self.epoch(),
             behind: self.wards.behind(),
             taken: PortSet::from_iter(taken),
@@ -226,9 +242,9 @@ impl Switch {
             }) => {
                 match gate.map(|gate| *gate) {
                     None => {}
-                    Some((Ok(policy), behind)) => self.put_behind(policy, behind),
+                    Some(Ok(moved)) => self.put_behind(moved),
                     // Nobody is let out by it: whoever was to be behind a list stays alone.
-                    Some((Err(error), _)) => {
+                    Some(Err(error)) => {
                         tracing::error!(%error, "a port in quarantine stays alone, its list cannot be compiled");
                     }
                 }
@@ -292,6 +308,7 @@ impl Switch {
             live,
             ports,
             gate,
+            heritage,
             behind,
             opening,
             leaving,
@@ -312,7 +329,7 @@ impl Switch {
         let ended = self.state.ended();
         // While the ports that go still have their names.
         self.write_journal();
-        self.replace(ports, gate, leaving.clone());
+        self.replace(ports, gate, leaving.clone(), heritage);
         // Addresses that were claimed while the new table was made.
         self.keep_addresses(&policy, &live.ids);
         let mut gone: Vec<_> = leaving
@@ -357,10 +374,17 @@ impl Switch {
         if self.leaving.is_empty() {
             return;
         }
-        let (gone, left) = mem::take(&mut self.leaving)
+        let (mut gone, left) = mem::take(&mut self.leaving)
             .into_iter()
             .partition::<Vec<_>, _>(|leaving| leaving.generation.is_released());
         self.leaving = left;
+        for heritage in gone
+            .iter_mut()
+            .filter_map(|leaving| leaving.heritage.as_mut())
+        {
+            // What workers counted there after they could have known better.
+            heritage.hand_on();
+        }
         for id in gone.iter().flat_map(|leaving| &leaving.ports) {
             self.state.forget_port(*id);
             // What a worker noted while the port was being taken away: the next of this number is another.
@@ -384,11 +408,22 @@ impl Switch {
     }
 
     /// The one store.
-    fn replace(&mut self, ports: Ports, gate: Gate, leaving: Vec<PortId>) {
+    fn replace(
+        &mut self,
+        ports: Ports,
+        gate: Gate,
+        leaving: Vec<PortId>,
+        mut heritage: Option<Heritage>,
+    ) {
         if let Some(workers) = &self.workers {
+            let generation = workers.replace(ports, gate);
+            if let Some(heritage) = &mut heritage {
+                heritage.hand_on();
+            }
             self.leaving.push(Leaving {
-                generation: workers.replace(ports, gate),
+                generation,
                 ports: leaving,
+                heritage,
             });
         }
     }
@@ -429,11 +464,16 @@ impl Switch {
         };
         let ports = before.ports.clone();
         drop(before);
-        self.replace(ports, gate, Vec::new());
+        self.replace(ports, gate, Vec::new(), None);
     }
 
     /// Puts a gate in force that differs from the one before in who is behind a list.
-    fn put_behind(&mut self, policy: Policy, behind: Behind) {
+    fn put_behind(&mut self, moved: Moved) {
+        let Moved {
+            policy,
+            heritage,
+            behind,
+        } = moved;
         let Some(workers) = &self.workers else { return };
         let before = workers.generation();
         let quarantine = self.wards.resolve(&self.live, &behind);
@@ -445,7 +485,7 @@ impl Switch {
         let ports = before.ports.clone();
         drop(before);
         self.behind = behind;
-        self.replace(ports, gate, Vec::new());
+        self.replace(ports, gate, Vec::new(), heritage);
         // Connections that are silent; the others are judged with their next packets.
         self.is_unsettled = true;
     }

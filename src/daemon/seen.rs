@@ -169,7 +169,7 @@ impl Switch {
         Answer::Rules(page)
     }
 
-    fn policy(&self) -> Option<Policy> {
+    pub(super) fn policy(&self) -> Option<Policy> {
         let workers = self.workers.as_ref()?;
         Some(workers.generation().gate.policy.clone())
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::acl::{Classifier, Compiler, TooLarge};
 use super::guard::Guard;
+use super::hits::Listed;
 use super::lease::{self, Lease};
 use super::lists::{Say, consult};
 use super::meter::Meter;
@@ -34,6 +35,8 @@ pub struct Policy {
     named: PortSet,
     ports: Arc<[Option<Bound>]>,
     rules: Arc<[RuleInfo]>,
+    /// The lists that they stand in.
+    listed: Arc<[Listed]>,
     hits: Arc<[AtomicU64]>,
     answers: Meter,
     /// Word 0 without the TCP flags, where no rule reads them: a connection then is one subject each way.
@@ -126,6 +129,7 @@ impl Policy {
                     _ => Ok(None),
                 });
         let ports = ports.collect::<Result<Arc<[_]>, TooLarge>>()?;
+        let listed = Listed::all(&mut compiler, &spec.ports);
         let rules: Arc<[RuleInfo]> = compiler
             .lists()
             .iter()
@@ -159,6 +163,7 @@ impl Policy {
             },
             hits: rules.iter().map(|_| AtomicU64::new(0)).collect(),
             rules,
+            listed,
             answers: Meter::new(ANSWERS),
             watches_leases,
             tracks,
@@ -177,6 +182,7 @@ impl Policy {
             named: PortSet::EMPTY,
             ports: Arc::default(),
             rules: Arc::default(),
+            listed: Arc::default(),
             hits: Arc::default(),
             answers: Meter::default(),
             read: u64::MAX,
@@ -235,6 +241,14 @@ impl Policy {
             .zip(self.rules.iter())
             .zip(self.hits.iter())
             .map(|((id, rule), hits)| (id, rule, hits.load(Ordering::Relaxed)))
+    }
+
+    pub(super) fn listed(&self) -> &[Listed] {
+        &self.listed
+    }
+
+    pub(super) fn hits(&self) -> &Arc<[AtomicU64]> {
+        &self.hits
     }
 
     pub(super) fn rule_infos(&self) -> &Arc<[RuleInfo]> {

@@ -39,6 +39,7 @@ pub mod groups;
 pub mod guard;
 #[cfg(test)]
 mod history;
+mod hits;
 mod judge;
 pub mod lease;
 mod lists;
@@ -63,6 +64,7 @@ mod verdict;
 
 pub use context::{Context, Trace};
 pub use gate::{Policy, RuleInfo};
+pub use hits::Heritage;
 pub use judge::{Desk, Judge};
 pub use run::HEAD;
 pub use state::State;

@@ -16,6 +16,7 @@
 //!   that name `invalid`, and are dropped otherwise.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -60,7 +61,7 @@ pub enum Kind {
 }
 
 /// One of the alternatives of `from` or `to`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Who {
     /// The port that the frame really comes from or goes to, one of a set: `port:NAME`, `group:NAME`, `uplink`.
     Ports(PortSet),
@@ -80,12 +81,16 @@ pub struct Flags {
 }
 
 /// One rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// For people; empty without a name.
     pub name: String,
     /// Where it was written, for people: `lan.toml:12`.
     pub origin: String,
+    /// The list that it was written in, by its name; empty where it stands in none.
+    pub list: Arc<str>,
+    /// The ports and groups of `from` and `to` as they were written: whom they stand for may change, and it is the same rule.
+    pub said: Vec<String>,
     /// What it does.
     pub action: Action,
     /// Whether what it matches is logged (rate-limited).
@@ -120,6 +125,8 @@ impl Rule {
         Self {
             name: String::new(),
             origin: String::new(),
+            list: Arc::default(),
+            said: Vec::new(),
             action,
             log: false,
             stateless: false,

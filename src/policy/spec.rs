@@ -48,6 +48,8 @@ pub struct PortPolicy {
     pub outbound: Option<Arc<[Rule]>>,
     /// What the guest may receive. `None`: no list.
     pub inbound: Option<Arc<[Rule]>>,
+    /// Its own lists, outbound and inbound, while it stands behind others: they judge nothing, and keep their hits.
+    pub resting: [Option<Arc<[Rule]>>; 2],
     /// Limits of what it sends and receives.
     pub limits: LimitSpec,
     /// Bounds of its connections, where they are not those of the whole policy.

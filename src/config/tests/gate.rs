@@ -267,6 +267,8 @@ uplink = true
         inbound[0],
         Rule {
             origin: "lan.toml:3".to_owned(),
+            list: "web".into(),
+            said: vec!["from uplink".to_owned()],
             kind: tcp,
             from: vec![Who::Ports(PortSet::from_iter([id(4)]))],
             port: vec![80..=80, 443..=443],
@@ -289,6 +291,7 @@ uplink = true
         outbound[2],
         Rule {
             origin: "lan.toml:7".to_owned(),
+            list: "web".into(),
             log: true,
             ..Rule::any(Action::Reject)
         }
@@ -314,6 +317,8 @@ fn every_condition_has_its_meaning() {
         Rule {
             name: "all of it".to_owned(),
             origin: "lan.toml:3".to_owned(),
+            list: "x".into(),
+            said: Vec::new(),
             action: Action::Allow,
             log: true,
             stateless: true,

@@ -148,6 +148,7 @@ fn of_port(dice: &mut Dice<'_>, index: u16) -> PortPolicy {
         },
         outbound: rules(dice),
         inbound: rules(dice),
+        resting: [None, None],
         limits: LimitSpec {
             send_bits: rate(dice),
             send_frames: rate(dice),
