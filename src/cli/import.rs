@@ -34,6 +34,10 @@ struct NwfilterArgs {
     #[arg(long, value_name = "DOMAIN.xml")]
     domain: Option<PathBuf>,
 
+    /// Leave this filter out where the others refer to it and it is not there: what it drops may pass, and what it accepts may be dropped
+    #[arg(long, value_name = "NAME")]
+    without: Vec<String>,
+
     /// End with exit code 1 when anything was left out
     #[arg(long)]
     strict: bool,
@@ -41,7 +45,7 @@ struct NwfilterArgs {
 
 pub(super) fn run(args: &ImportArgs) -> Result<(), Failure> {
     let What::Nwfilter(args) = &args.what;
-    let imported = import(&args.file, args.domain.as_deref())?;
+    let imported = import(&args.file, args.domain.as_deref(), &args.without)?;
     print(&imported.toml)?;
     let mut err = io::stderr().lock();
     for remark in &imported.remarks {

@@ -13,7 +13,8 @@
 //! - `emit` writes TOML.
 //!
 //! What has no exact equal is left out and told as a [`Remark`] with its line, in the result's `remarks` and in a comment of the
-//! text. Nothing is guessed.
+//! text, which says too whether more or less passes for it. A filter that is referred to and not there is an error, since nobody knows
+//! what it drops. Nothing is guessed.
 
 mod attributes;
 mod domain;
@@ -73,6 +74,19 @@ pub enum ImportError {
         /// What is wrong, and where.
         text: String,
     },
+    /// It refers to a filter that is not here, which may refuse what would pass without it.
+    #[error(
+        "{file}:{line}: filter {name:?} is not here, and what it drops would pass; \
+         put {name}.xml beside {file} (virsh nwfilter-dumpxml {name}), or leave it out with --without {name}"
+    )]
+    Missing {
+        /// Where it is referred to, as the file was named.
+        file: String,
+        /// From 1.
+        line: u32,
+        /// The filter.
+        name: String,
+    },
     /// It is XML of something else.
     #[error("{file}:{line}: {text}")]
     Strange {
@@ -85,15 +99,19 @@ pub enum ImportError {
     },
 }
 
-/// Converts the filter in `file`. Filters that it refers to are looked for as NAME.xml beside it, then among libvirt's own. With a
-/// `domain`, there is a port for each of its interfaces that uses the filter, with the interface's address and parameters.
+/// Converts the filter in `file`. Filters that it refers to are looked for as NAME.xml beside it, then among libvirt's own; those
+/// `without` which it is to be converted may be missing. With a `domain`, there is a port for each of its interfaces that uses the filter, with the interface's address and parameters.
 ///
 /// # Errors
 /// See [`ImportError`].
-pub fn import(file: &Path, domain: Option<&Path>) -> Result<Import, ImportError> {
+pub fn import(
+    file: &Path,
+    domain: Option<&Path>,
+    without: &[String],
+) -> Result<Import, ImportError> {
     let text = xml::read(file)?;
     let document = xml::Text::parse(file, &text)?;
-    let mut library = xml::Library::new(file);
+    let mut library = xml::Library::new(file, without);
     let filter = library.add(&document)?;
     let interfaces = match domain {
         None => vec![domain::Interface::stand_in()],

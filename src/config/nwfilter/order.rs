@@ -105,7 +105,11 @@ fn remark(raw: &RawRule, why: &str) -> Remark {
     let effect = match raw.action.as_str() {
         "accept" => "left out, so that what it accepts may be dropped",
         "drop" | "reject" => "left out, so that what it drops may pass",
-        _ => "left out",
+        "continue" => "left out, which changes nothing",
+        "return" => {
+            "left out, so that the rest of its chain judges what it lets go on: more may pass, or less"
+        }
+        _ => "left out, so that more may pass, or less",
     };
     Remark {
         file: raw.file.clone(),

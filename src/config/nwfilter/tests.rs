@@ -18,7 +18,12 @@ fn imported(files: &[(&str, &str)], domain: Option<&str>) -> (Import, SwitchSpec
         fs::write(&path, text).unwrap();
         path
     });
-    let mut import = import(&directory.path().join("f.xml"), domain.as_deref()).unwrap();
+    let mut import = import(
+        &directory.path().join("f.xml"),
+        domain.as_deref(),
+        &["site-rules".to_owned()],
+    )
+    .unwrap();
     let place = format!("{}/", directory.path().display());
     import.toml = import.toml.replace(&place, "");
     for remark in &mut import.remarks {
@@ -432,7 +437,8 @@ fn what_has_no_equal_is_named_with_its_line() {
         ),
         (
             "<rule action='return' direction='out'><tcp dstportstart='80'/></rule>",
-            "return out: return has no equal here: a list has no chains to go back to: left out"
+            "return out: return has no equal here: a list has no chains to go back to: \
+             left out, so that the rest of its chain judges what it lets go on: more may pass, or less"
                 .to_owned(),
         ),
         (
@@ -487,8 +493,72 @@ fn what_has_no_equal_is_named_with_its_line() {
     let (import, _) = filter("<filterref filter='site-rules'/>");
     assert_eq!(
         import.remarks[0].to_string(),
-        "f.xml:2: filter \"site-rules\" is not here: left out; put site-rules.xml beside this file"
+        "f.xml:2: filter \"site-rules\" is not here: left out, so that what it drops may pass, and what it accepts \
+         may be dropped; put site-rules.xml beside this file"
     );
+}
+
+/// Whatever it drops would pass, and nobody might notice.
+#[test]
+fn a_filter_that_is_not_there_is_not_left_out_in_silence() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("f.xml");
+    fs::write(
+        &path,
+        "<filter name='f'>\n<filterref filter='clean-traffic'/>\n<filterref filter='site-rules'/>\n</filter>",
+    )
+    .unwrap();
+    let error = import(&path, None, &["other".to_owned()]).unwrap_err();
+    let file = path.display();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{file}:3: filter \"site-rules\" is not here, and what it drops would pass; put site-rules.xml beside {file} \
+             (virsh nwfilter-dumpxml site-rules), or leave it out with --without site-rules"
+        )
+    );
+    fs::write(
+        directory.path().join("site-rules.xml"),
+        "<filter name='site-rules'/>",
+    )
+    .unwrap();
+    assert_eq!(import(&path, None, &[]).unwrap().remarks, []);
+}
+
+#[test]
+fn a_remark_says_whether_more_passes_or_less() {
+    for (body, effect) in [
+        (
+            "<rule action='accept' direction='in'><ip dscp='2'/></rule>",
+            "what it accepts may be dropped",
+        ),
+        (
+            "<rule action='drop' direction='in'><ip dscp='2'/></rule>",
+            "what it drops may pass",
+        ),
+        (
+            "<rule action='continue' direction='in'><ip dscp='2'/></rule>",
+            "which changes nothing",
+        ),
+        (
+            "<rule action='return' direction='in'><ip dscp='2'/></rule>",
+            "more may pass, or less",
+        ),
+        (
+            "<filterref filter='clean-traffic-gateway'/>",
+            "what it drops may pass",
+        ),
+        (
+            "<filterref filter='allow-dhcp-server'/>",
+            "what it accepts may be dropped",
+        ),
+    ] {
+        let (import, _) = filter(body);
+        let [remark] = import.remarks.as_slice() else {
+            panic!("{:?}", import.remarks);
+        };
+        assert!(remark.text.contains(effect), "{remark}");
+    }
 }
 
 #[test]
@@ -497,7 +567,7 @@ fn what_is_no_filter_is_refused() {
     let path = directory.path().join("f.xml");
     let refused = |text: &str| {
         fs::write(&path, text).unwrap();
-        let error = import(&path, None).unwrap_err().to_string();
+        let error = import(&path, None, &[]).unwrap_err().to_string();
         error.replace(&format!("{}/", directory.path().display()), "")
     };
     assert!(refused("<filter name='f'").starts_with("f.xml: not valid XML: "));
@@ -543,7 +613,7 @@ fn a_file_that_is_too_long_is_told_so_and_a_dtd_is_refused() {
     let path = directory.path().join("f.xml");
     let refused = |text: &str| {
         fs::write(&path, text).unwrap();
-        import(&path, None).unwrap_err().to_string()
+        import(&path, None, &[]).unwrap_err().to_string()
     };
     let long = format!("<filter name='f'>{}</filter>", " ".repeat(4 << 20));
     assert!(refused(&long).contains("longer than 4 MiB"));

@@ -155,14 +155,17 @@ pub(super) enum What {
 pub(super) struct Library {
     directory: PathBuf,
     filters: HashMap<String, Option<Filter>>,
+    /// Filters that are to be left out when they are not here.
+    without: Vec<String>,
 }
 
 impl Library {
-    pub(super) fn new(file: &Path) -> Self {
+    pub(super) fn new(file: &Path, without: &[String]) -> Self {
         let directory = file.parent().map_or_else(PathBuf::new, Path::to_owned);
         Self {
             directory,
             filters: HashMap::new(),
+            without: without.to_vec(),
         }
     }
 
@@ -301,7 +304,17 @@ impl Walk<'_> {
                     inner.extend(parameters.clone());
                     match library.find(name)? {
                         Some(found) => self.visit(library, &found, &inner)?,
-                        None => self.ready_made(filter, *line, name, &inner),
+                        None => {
+                            let is_known = filters::NAMES.contains(&name.as_str());
+                            if !is_known && !library.without.contains(name) {
+                                return Err(ImportError::Missing {
+                                    file: filter.file.clone(),
+                                    line: *line,
+                                    name: name.clone(),
+                                });
+                            }
+                            self.ready_made(filter, *line, name, &inner);
+                        }
                     }
                 }
             }
@@ -349,11 +362,21 @@ impl Walk<'_> {
         };
         let Some(found) = filters::ready_made(name, &parameters) else {
             let text = if filters::NAMES.contains(&name) {
+                // Those that let DHCP servers answer only accept; the other binds addresses, and drops.
+                let effect = if name.ends_with("-server") {
+                    "what it accepts may be dropped"
+                } else {
+                    "what it drops may pass"
+                };
                 format!(
-                    "filter {name:?} needs a parameter that is not given: left out; name the domain that gives it with --domain"
+                    "filter {name:?} needs a parameter that is not given: left out, so that {effect}; \
+                     name the domain that gives it with --domain"
                 )
             } else {
-                format!("filter {name:?} is not here: left out; put {name}.xml beside this file")
+                format!(
+                    "filter {name:?} is not here: left out, so that what it drops may pass, and what it accepts may be \
+                     dropped; put {name}.xml beside this file"
+                )
             };
             self.remarks.push(remark(text));
             return;
