@@ -196,7 +196,8 @@ pub(super) struct QuarantineArgs {
     #[command(flatten)]
     pub(super) target: Target,
 
-    /// Ports or groups that it may still talk to, as far as the policy lets it
+    /// Ports or groups that it may still talk to, as far as the policy lets it: port:NAME, group:NAME, or NAME for the port of that
+    /// name, and for the group where there is no such port
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "port")]
     pub(super) helpers: Vec<String>,
 

@@ -50,6 +50,7 @@ pub use spec::{
     Assert, MAX_MTU, MAX_NAME, MAX_QUEUES, MAX_SOCKET_PATH, MIN_MTU, PortSpec, SwitchSpec,
     Threshold, TriggerSpec,
 };
+pub use who::Helper;
 
 /// What the command line says about the switch; it wins over the file.
 #[derive(Debug, Clone, Default)]

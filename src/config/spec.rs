@@ -143,7 +143,7 @@ pub struct TriggerSpec {
     pub scan: Option<Threshold>,
     /// The list that it is behind then.
     pub allow: Option<String>,
-    /// Ports and groups that it may still talk to then; empty beside a list.
+    /// Ports and groups, as [`Helper`](super::Helper) reads them, that it may still talk to then; empty beside a list.
     pub helpers: Vec<String>,
 }
 

@@ -4,7 +4,7 @@ use super::lists::Lists;
 use super::raw::Section;
 use super::reader::Reader;
 use super::spec::{Threshold, TriggerSpec};
-use super::who::Names;
+use super::who::{Helper, Names};
 use super::{Fault, NAME_RULE, Place, is_ready_made, valid_name};
 use crate::counters::{DropReason, Side};
 use crate::policy::scan;
@@ -71,8 +71,9 @@ impl Triggers {
             });
         };
         for (helper, place) in &self.helpers {
-            if !names.is_anybody(helper) {
-                let problem = format!("no port or group is called {helper:?}");
+            let whom = Helper::of(helper);
+            if !names.is_anybody(whom) {
+                let problem = format!("no {} is called {:?}", whom.kind(), whom.name());
                 let remedy = "name a port, or a group that a port is in";
                 refuse(place, "helpers", problem, remedy);
             }
@@ -151,7 +152,7 @@ fn read_helpers(reader: &mut Reader<'_>) -> Vec<(String, Place)> {
         let Some((name, place)) = reader.text_of("helpers", item, NAME_RULE) else {
             continue;
         };
-        if valid_name(&name) {
+        if valid_name(Helper::of(&name).name()) {
             helpers.push((name, place));
         } else {
             reader.fault(

@@ -33,6 +33,53 @@ pub(super) struct Names {
     used: RefCell<HashSet<String>>,
 }
 
+/// Whom a helper of a quarantine names. A bare name is the port of that name if there is one, else the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Helper<'t> {
+    /// `port:NAME`.
+    Port(&'t str),
+    /// `group:NAME`.
+    Group(&'t str),
+    /// `NAME`.
+    Either(&'t str),
+}
+
+impl<'t> Helper<'t> {
+    /// Reads it; names have no colon.
+    #[must_use]
+    pub fn of(text: &'t str) -> Self {
+        match text.split_once(':') {
+            Some(("port", name)) => Self::Port(name),
+            Some(("group", name)) => Self::Group(name),
+            _ => Self::Either(text),
+        }
+    }
+
+    /// The name alone.
+    #[must_use]
+    pub fn name(self) -> &'t str {
+        match self {
+            Self::Port(name) | Self::Group(name) | Self::Either(name) => name,
+        }
+    }
+
+    /// What it could be.
+    #[must_use]
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Port(_) => "port",
+            Self::Group(_) => "group",
+            Self::Either(_) => "port or group",
+        }
+    }
+
+    /// Whether it means the port of that name.
+    #[must_use]
+    pub fn is_port(self, port: &str) -> bool {
+        !matches!(self, Self::Group(_)) && self.name() == port
+    }
+}
+
 /// One word of `from` or `to`, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Party {
@@ -74,10 +121,15 @@ impl Names {
         names
     }
 
-    /// Whether a port is called that, or a group that a port is in.
-    pub(super) fn is_anybody(&self, name: &str) -> bool {
-        let group = self.groups.get(name);
-        self.ports.contains_key(name) || group.is_some_and(|ports| !ports.is_empty())
+    /// Whether there is such a port, or such a group that a port is in.
+    pub(super) fn is_anybody(&self, helper: Helper<'_>) -> bool {
+        let is_port = |name| self.ports.contains_key(name);
+        let is_group = |name| self.groups.get(name).is_some_and(|ports| !ports.is_empty());
+        match helper {
+            Helper::Port(name) => is_port(name),
+            Helper::Group(name) => is_group(name),
+            Helper::Either(name) => is_port(name) || is_group(name),
+        }
     }
 
     /// Whether there is such a group, and no port in it.

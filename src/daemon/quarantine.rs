@@ -19,7 +19,7 @@ use super::plan::Live;
 use super::source::{Refusal, read_trusted};
 use super::store;
 use crate::clock::Tick;
-use crate::config::{SwitchSpec, is_ready_made};
+use crate::config::{Helper, SwitchSpec, is_ready_made};
 use crate::control::{QuarantineReport, QuarantineRequest};
 use crate::counters::{PortId, PortSet};
 use crate::policy::quarantine::Quarantine;
@@ -194,11 +194,13 @@ impl Wards {
             ));
         }
         for helper in &helpers {
-            if *helper == port {
+            let whom = Helper::of(helper);
+            if whom.is_port(&port) {
                 return Err(format!("port {port:?} cannot be its own helper"));
             }
             if named(live, helper).is_empty() {
-                return Err(format!("no port or group is called {helper:?}"));
+                let (kind, name) = (whom.kind(), whom.name());
+                return Err(format!("no {kind} is called {name:?}"));
             }
         }
         if let Some(list) = &allow {
@@ -307,10 +309,16 @@ impl Saving {
     }
 }
 
-/// The ports that a helper's name stands for: the port of that name, or those of the group.
-fn named(live: &Live, name: &str) -> Vec<PortId> {
-    if let Some(id) = live.port(name) {
-        return vec![id];
+/// The ports that a helper stands for: the port of that name, or those of the group.
+fn named(live: &Live, helper: &str) -> Vec<PortId> {
+    let helper = Helper::of(helper);
+    let name = helper.name();
+    let port = match helper {
+        Helper::Group(_) => None,
+        Helper::Port(_) | Helper::Either(_) => live.port(name),
+    };
+    if port.is_some() || matches!(helper, Helper::Port(_)) {
+        return port.into_iter().collect();
     }
     let members = live
         .ports()
@@ -412,6 +420,38 @@ mod tests {
             wards.release(&live, "a").unwrap_err(),
             "port \"a\" is not in quarantine"
         );
+    }
+
+    #[test]
+    fn a_helper_is_a_port_or_a_group_or_whichever_has_the_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let live = live(&["a=/a", "both=/b", "c=/c,group=both", "d=/d,group=g"]);
+        let mut wards = empty(directory.path());
+        let mut reaches = |helper: &str| -> Result<Vec<u16>, String> {
+            wards.hold(&live, request("a", &[helper]), "operator")?;
+            let quarantine = wards.resolve(&live, &Behind::new());
+            let id = |index| PortId::new(index).unwrap();
+            let others = (1..4).filter(|other| !quarantine.separates(id(0), id(*other)));
+            Ok(others.collect())
+        };
+        let found = [
+            ("port:both", Ok(vec![1])),
+            ("group:both", Ok(vec![2])),
+            // The port comes first.
+            ("both", Ok(vec![1])),
+            ("g", Ok(vec![3])),
+            ("group:g", Ok(vec![3])),
+            ("port:g", Err("no port is called \"g\"".to_owned())),
+            ("group:c", Err("no group is called \"c\"".to_owned())),
+            ("c:c", Err("no port or group is called \"c:c\"".to_owned())),
+            (
+                "port:a",
+                Err("port \"a\" cannot be its own helper".to_owned()),
+            ),
+        ];
+        for (helper, expected) in found {
+            assert_eq!(reaches(helper), expected, "{helper}");
+        }
     }
 
     #[test]

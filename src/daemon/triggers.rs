@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::plan::Live;
 use super::quarantine::Wards;
 use crate::clock::Tick;
-use crate::config::{Threshold, TriggerSpec};
+use crate::config::{Helper, Threshold, TriggerSpec};
 use crate::control::QuarantineRequest;
 use crate::counters::{DropReason, PortId};
 use crate::policy::State;
@@ -115,7 +115,7 @@ impl Triggers {
                     request: QuarantineRequest {
                         port: port.name.clone(),
                         helpers: helpers
-                            .filter(|name| **name != port.name)
+                            .filter(|helper| !Helper::of(helper).is_port(&port.name))
                             .cloned()
                             .collect(),
                         allow: port.triggers.allow.clone(),

@@ -8,7 +8,7 @@ use crate::policy::spec::Rate;
 fn triggers_are_a_port_s_own_or_its_groups_or_the_defaults() {
     let text = "
         [defaults]
-        quarantine = { drops = { arp-spoofed = \"100 in 10s\", runt = \"1 in 3600s\" }, helpers = [\"care\", \"own\"] }
+        quarantine = { drops = { arp-spoofed = \"100 in 10s\", runt = \"1 in 3600s\" }, helpers = [\"group:care\", \"own\"] }
         [group.g]
         quarantine = { scan = \"50 in 60s\", allow = \"sick\" }
         [acl.sick]
@@ -49,7 +49,7 @@ fn triggers_are_a_port_s_own_or_its_groups_or_the_defaults() {
             (DropReason::Runt, threshold(1, 3600)),
             (DropReason::ArpSpoofed, threshold(100, 10)),
         ],
-        helpers: vec!["care".to_owned(), "own".to_owned()],
+        helpers: vec!["group:care".to_owned(), "own".to_owned()],
         ..TriggerSpec::default()
     };
     assert_eq!(triggers("default"), default);
@@ -100,6 +100,14 @@ fn triggers_that_could_mean_nothing_are_refused() {
         (
             "helpers = \"x\"",
             "helpers: no port or group is called \"x\"; name a port, or a group that a port is in",
+        ),
+        (
+            "helpers = \"port:g\"",
+            "helpers: no port is called \"g\"; name a port, or a group that a port is in",
+        ),
+        (
+            "helpers = \"group:web\"",
+            "helpers: no group is called \"web\"; name a port, or a group that a port is in",
         ),
         (
             "allow = \"x\"",
