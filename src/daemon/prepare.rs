@@ -124,7 +124,7 @@ impl Basis {
         let file = file
             .or_else(|| live.source.file.clone())
             .ok_or(ReloadError::NoFile)?;
-        let (source, mut spec) = Source::read(Some(&file), live.source.overrides.clone())?;
+        let (source, mut spec) = live.source.read_again(&file)?;
         keep_defaults(&mut spec, &live.spec, &file);
         let keys = change::needing_restart(&live.spec, &spec);
         if !keys.is_empty() {

@@ -21,8 +21,10 @@ const MAX_BYTES: u64 = 16 << 20;
 /// Where a switch has its configuration from; what a reload reads again.
 #[derive(Clone, Debug, Default)]
 pub struct Source {
-    /// The file, as it was named.
+    /// The file; of a running switch its absolute path.
     pub file: Option<PathBuf>,
+    /// The same as it was first named, as places name it.
+    pub named: Option<PathBuf>,
     /// What it said.
     pub text: String,
     /// What the command line says; it wins over the file, at each reload as at the start.
@@ -69,10 +71,37 @@ impl Source {
         file: Option<&Path>,
         overrides: Overrides,
     ) -> Result<(Self, SwitchSpec), SourceError> {
+        Self::read_named(file, file, overrides)
+    }
+
+    /// Reads the file again if `file` is the same, else the other; what is one file keeps one name in all places.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub(super) fn read_again(&self, file: &Path) -> Result<(Self, SwitchSpec), SourceError> {
+        let is_same = self.file.as_ref().is_some_and(|own| {
+            let real = |path: &Path| path.canonicalize().ok();
+            own == file || real(own).is_some_and(|own| real(file) == Some(own))
+        });
+        let (file, named) = match (&self.file, &self.named) {
+            (Some(own), Some(named)) if is_same => (own.as_path(), named.as_path()),
+            _ => (file, file),
+        };
+        let (source, spec) = Self::read_named(Some(file), Some(named), self.overrides.clone())?;
+        trial::try_out(&spec)?;
+        Ok((source, spec))
+    }
+
+    fn read_named(
+        file: Option<&Path>,
+        named: Option<&Path>,
+        overrides: Overrides,
+    ) -> Result<(Self, SwitchSpec), SourceError> {
         let text = file.map_or(Ok(String::new()), text_of)?;
-        let spec = config::from_text(file, &text, &overrides)?;
+        let spec = config::from_text(named, &text, &overrides)?;
         let source = Self {
             file: file.map(Path::to_owned),
+            named: named.map(Path::to_owned),
             text,
             overrides,
         };
@@ -209,6 +238,30 @@ mod tests {
             let (source, spec) = Source::read(Some(&file), Overrides::default()).unwrap();
             assert_eq!((source.text.as_str(), spec.name.as_str()), (GOOD, "lan"));
         }
+    }
+
+    #[test]
+    fn places_name_a_file_as_it_was_named_first() {
+        let (directory, file) = room();
+        let read = Source::read(Some(&file), Overrides::default());
+        let mut first = read.unwrap().0;
+        // As `run` has it of somebody who stands there.
+        first.named = Some("lan.toml".into());
+        let place = |source: &Source, file: &Path| {
+            let (source, spec) = source.read_again(file).unwrap();
+            (source, spec.ports[0].origin.to_string())
+        };
+        let (again, origin) = place(&first, &file);
+        assert_eq!(origin, "lan.toml:2");
+        let name = directory.path().file_name().unwrap();
+        let around = directory.path().join("..").join(name).join("lan.toml");
+        let (again, origin) = place(&again, &around);
+        assert_eq!(origin, "lan.toml:2");
+        assert_eq!(again.file, Some(file));
+        let other = directory.path().join("other.toml");
+        fs::write(&other, GOOD).unwrap();
+        let (_, origin) = place(&again, &other);
+        assert_eq!(origin, format!("{}:2", other.display()));
     }
 
     #[test]
