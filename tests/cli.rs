@@ -325,6 +325,29 @@ fn status_says_which_switch_it_cannot_find() {
     ends(&room.run(&["status", "two"]), 0, "");
 }
 
+#[test]
+fn the_socket_of_a_killed_switch_is_no_switch() {
+    let room = Room::new();
+    let port = |name: &str| format!("p={}", room.text(name));
+    let one = room.start(&["--port", &port("a"), "--name", "one"]);
+    one.end(Signal::KILL);
+    let socket = room.path("portcullis/one.sock");
+    assert!(socket.exists());
+    let left = format!(
+        "no switch in {} ({} is left of one that was killed); start one",
+        room.text("portcullis"),
+        socket.display()
+    );
+    for command in ["status", "quarantine", "flows"] {
+        ends(&room.run(&[command]), 1, &left);
+    }
+    let _two = room.start(&["--port", &port("b"), "--name", "two"]);
+    let status = room.run(&["status", "--json"]);
+    ends(&status, 0, "");
+    let report: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(report["name"], "two");
+}
+
 /// Case O-10: a path that would forge a line of the log, and one that means another file to the switch.
 #[test]
 fn o_10_a_reload_names_an_absolute_path_without_control_characters() {

@@ -1,9 +1,11 @@
 //! Which running switch is meant.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::Failure;
 use crate::config::{default_control_path, runtime_directory};
@@ -42,12 +44,25 @@ impl Target {
             .filter(is_socket)
             .collect();
         found.sort();
+        // A switch that is killed leaves its socket behind.
+        let (left, found): (Vec<_>, Vec<_>) = found.into_iter().partition(|path| is_left(path));
         match found.as_slice() {
             [one] => Ok(one.clone()),
-            [] => Err(Failure::Which(format!(
-                "no switch in {}; start one, or name its socket with --control PATH",
-                directory.display()
-            ))),
+            [] => {
+                let left: Vec<_> = left.iter().map(|path| path.display().to_string()).collect();
+                let left = match left.as_slice() {
+                    [] => String::new(),
+                    [one] => format!(" ({one} is left of one that was killed)"),
+                    several => format!(
+                        " ({} are left of ones that were killed)",
+                        several.join(", ")
+                    ),
+                };
+                Err(Failure::Which(format!(
+                    "no switch in {}{left}; start one, or name its socket with --control PATH",
+                    directory.display()
+                )))
+            }
             several => {
                 let names = several.iter().filter_map(|path| path.file_stem()?.to_str());
                 Err(Failure::Which(format!(
@@ -58,4 +73,14 @@ impl Target {
             }
         }
     }
+}
+
+/// Whether nobody listens at this socket. Does not wait: a switch whose clients queue up is there.
+fn is_left(path: &Path) -> bool {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let answer = || {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)
+    };
+    answer() == Err(Errno::CONNREFUSED)
 }
