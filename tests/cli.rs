@@ -782,7 +782,7 @@ fn explain_tells_each_step_with_file_and_line() {
             port,
             "arp 10.0.0.1 > 10.0.0.2",
         ]);
-        ends(&output, 1, why);
+        ends(&output, 2, why);
     }
     ends(
         &room.run(&[
@@ -793,7 +793,7 @@ fn explain_tells_each_step_with_file_and_line() {
             "x",
             "arp 10.0.0.1 > 10.0.0.2",
         ]),
-        1,
+        2,
         "no port is called \"x\"",
     );
 }

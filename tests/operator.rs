@@ -138,6 +138,12 @@ fn without_a_receiver_it_is_whoever_declares_the_address() {
         String::from_utf8(output.stderr).unwrap(),
         "error: lan.toml: no port is called \"wbe\"; there are web, db, dhcp\n"
     );
+    assert_eq!(output.status.code(), Some(2));
+    for ward in ["wbe", "web=none"] {
+        let flags = ["--from", "web", "--quarantined", ward, "tcp > :1"];
+        let output = room.run(&[&["explain", "-c", "lan.toml"], &flags[..]].concat());
+        assert_eq!(output.status.code(), Some(2), "{ward}");
+    }
 }
 
 #[test]

@@ -71,14 +71,14 @@ fn no_port(name: &str, spec: &SwitchSpec, file: &Path) -> Failure {
         more => format!(" and {more} more"),
     };
     let (file, named) = (file.display(), named.join(", "));
-    Failure::Which(format!(
+    Failure::Unknown(format!(
         "{file}: no port is called {name:?}; there are {named}{more}"
     ))
 }
 
 /// `PORT` or `PORT=LIST`.
 fn ward(text: &str, spec: &SwitchSpec, file: &Path) -> Result<QuarantineReport, Failure> {
-    let which = |what: String| Failure::Which(format!("{}: {what}", file.display()));
+    let unknown = |what: String| Failure::Unknown(format!("{}: {what}", file.display()));
     let (name, list) = match text.split_once('=') {
         Some((name, list)) => (name, Some(list)),
         None => (text, None),
@@ -86,7 +86,7 @@ fn ward(text: &str, spec: &SwitchSpec, file: &Path) -> Result<QuarantineReport, 
     let port = spec.ports.iter().find(|port| port.name == name);
     let port = port.ok_or_else(|| no_port(name, spec, file))?;
     if let Some(list) = list.filter(|list| !spec.lists.contains_key(*list)) {
-        return Err(which(if is_ready_made(list) {
+        return Err(unknown(if is_ready_made(list) {
             format!(
                 "{list:?} is a ready-made list, and none of its own; name a list that stands as [acl.NAME]"
             )

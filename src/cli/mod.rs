@@ -99,6 +99,9 @@ pub enum Failure {
     /// Which switch is meant cannot be told.
     #[error("{0}")]
     Which(String),
+    /// An argument names a port or a list that the configuration given beside it does not have.
+    #[error("{0}")]
+    Unknown(String),
     /// `--log` or PORTCULLIS_LOG.
     #[error(transparent)]
     Log(#[from] logging::LogError),
@@ -114,7 +117,7 @@ impl Failure {
         match self {
             Self::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
             Self::Config(_) | Self::Trial(_) | Self::Source(_) | Self::NotTakenUp(_) => 3,
-            Self::Log(_) | Self::Packet(_) => 2,
+            Self::Log(_) | Self::Packet(_) | Self::Unknown(_) => 2,
             Self::Import(_)
             | Self::LeftOut(_)
             | Self::Load(_)
