@@ -19,6 +19,7 @@ mod between;
 mod error;
 mod filters;
 mod flags;
+mod leased;
 mod limits;
 mod lists;
 mod nearest;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use ipnet::IpNet;
 
+use super::leased;
 use super::raw::Named;
 use super::spec::{PortSpec, SwitchSpec};
 use super::who::Names;
@@ -52,11 +53,12 @@ pub(super) fn notes(spec: &SwitchSpec, sections: &Sections, names: &Names) -> Ve
             covered(&format!("acl {name:?}: {direction}"), rules, &mut notes);
         }
     }
+    leased::unreachable(spec, &mut notes);
     notes.truncate(MOST);
     notes
 }
 
-fn note(place: Place, subject: String, problem: String, remedy: &str) -> Fault {
+pub(super) fn note(place: Place, subject: String, problem: String, remedy: &str) -> Fault {
     Fault {
         place,
         subject,

@@ -121,6 +121,75 @@ fn what_nobody_uses_is_noted() {
 }
 
 #[test]
+fn a_port_that_can_get_no_lease_is_noted() {
+    let text = |switch: &str, rules: &str, lists: &str| {
+        format!(
+            "[switch]\n{switch}\n[port.a]\nsocket = \"/a\"\nip = \"dhcp\"\nacl = {lists}\n[acl.x]\n{rules}\n"
+        )
+    };
+    let request = "{ allow = \"udp\", source_port = 68, port = 67 } to outbound rules of the port";
+    let answer = "{ allow = \"udp\", source_port = 67, port = 68 } to inbound rules";
+    let told = |what: &str, remedy: &str| {
+        format!(
+            "lan.toml:5: port \"a\": ip: \"dhcp\", and no rule lets {what}: the guest gets no address by DHCP; add {remedy}"
+        )
+    };
+    let web = "{ allow = \"tcp\", port = 80 }";
+    for (switch, rules, expected) in [
+        (
+            "",
+            format!("outbound = [{web}]"),
+            told("requests out", request),
+        ),
+        (
+            "",
+            // Answers to a multicast are of no connection.
+            format!("inbound = [{{ allow = \"udp\", state = \"established\" }}, {web}]"),
+            told("answers in", &format!("{answer} of the port")),
+        ),
+        (
+            "",
+            format!("outbound = [{web}]\ninbound = [{web}]"),
+            told(
+                "requests out, or answers in",
+                &format!("{request} and {answer}"),
+            ),
+        ),
+        (
+            "default = \"deny\"",
+            "outbound = [{ allow = \"udp\", port = 67, to = \"255.255.255.255\" }]".to_owned(),
+            told("answers in", &format!("{answer} of the port")),
+        ),
+    ] {
+        noted(&text(switch, &rules, "\"x\""), &[&expected]);
+    }
+    // What may let it pass, and what says nothing.
+    for (switch, rules) in [
+        ("", "outbound = [{ allow = \"any\" }]"),
+        (
+            "",
+            "outbound = [{ allow = \"udp\", port = \"1-100\", to = \"port:b\" }]",
+        ),
+        (
+            "",
+            "outbound = [{ allow = \"udp/ipv6\", port = 547 }]\ninbound = [{ allow = \"udp/ipv6\", source_port = 547 }]",
+        ),
+        (
+            "default = \"deny\"",
+            "outbound = [{ allow = \"ipv4\" }]\ninbound = [{ allow = \"ipv4\", from = \"10.0.0.1\" }]",
+        ),
+    ] {
+        let more = "[port.b]\nsocket = \"/b\"\n";
+        noted(&(text(switch, rules, "\"x\"") + more), &[]);
+    }
+    let closed = format!("outbound = [{web}]\ninbound = [{web}]");
+    noted(&text("", &closed, "[\"allow-dhcp\", \"x\"]"), &[]);
+    // An address that is declared needs no lease.
+    let declared = text("", &closed, "\"x\"").replace("\"dhcp\"", "\"10.0.0.5\"");
+    noted(&declared, &[]);
+}
+
+#[test]
 fn an_ip_address_of_two_ports_is_noted() {
     let ports = |a: &str, b: &str| {
         format!("[port.a]\nsocket = \"/a\"\n{a}\n[port.b]\nsocket = \"/b\"\n{b}\n")
