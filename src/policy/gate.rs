@@ -61,6 +61,9 @@ pub(super) struct Bound {
     pub(super) is_shallow: bool,
     pub(super) sends_metered: bool,
     pub(super) receives_metered: bool,
+    /// The list tells stations apart, by rules about MAC addresses: a copy of what it says, near what is read anyway.
+    pub(super) outbound_reads_macs: bool,
+    pub(super) inbound_reads_macs: bool,
 }
 
 #[derive(Debug)]
@@ -475,9 +478,17 @@ impl Bound {
         ]
         .iter()
         .any(Meter::is_set);
+        let outbound = compile(spec.outbound.as_ref(), Direction::Outbound)?;
+        let inbound = compile(spec.inbound.as_ref(), Direction::Inbound)?;
+        let reads_macs = |list: &Option<Arc<Classifier>>| {
+            let list = list.as_deref();
+            list.is_some_and(Classifier::reads_macs)
+        };
         Ok(Self {
-            outbound: compile(spec.outbound.as_ref(), Direction::Outbound)?,
-            inbound: compile(spec.inbound.as_ref(), Direction::Inbound)?,
+            outbound_reads_macs: reads_macs(&outbound),
+            inbound_reads_macs: reads_macs(&inbound),
+            outbound,
+            inbound,
             untagged: spec.untagged.map_or(0, Vid::get),
             quota: spec.quota,
             is_shallow: guard.is_open(),

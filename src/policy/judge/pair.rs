@@ -228,8 +228,7 @@ impl Judge<'_> {
             return [false; 2];
         };
         let [outbound, inbound] = covered(&look.terms, direction);
-        let [sends, receives] = [&source.outbound, &receiver.inbound]
-            .map(|list| list.as_ref().is_some_and(|list| list.reads_macs()));
+        let (sends, receives) = (source.outbound_reads_macs, receiver.inbound_reads_macs);
         if !(outbound && sends || inbound && receives) {
             return [outbound, inbound];
         }
