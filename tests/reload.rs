@@ -473,6 +473,17 @@ fn hits(switch: &Switch) -> Vec<(String, u64)> {
         .collect()
 }
 
+/// UDP from 10.0.0.1:1024 to 10.0.0.2:53, without a checksum.
+fn query() -> Vec<u8> {
+    let ip = [
+        0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x66, 0xcf, 10, 0, 0, 1, 10, 0, 0, 2, //
+        4, 0, 0, 53, 0, 8, 0, 0,
+    ];
+    let mut query = [&mac(2)[..], &mac(1)[..], &[0x08, 0x00], &ip].concat();
+    query.resize(60, 0);
+    query
+}
+
 /// A rule that is there before and after goes on counting, wherever it stands in the file; also while its list rests.
 #[test]
 fn hits_of_rules_go_on_through_reloads_and_a_quarantine() {
@@ -491,12 +502,7 @@ fn hits_of_rules_go_on_through_reloads_and_a_quarantine() {
         .map(|(name, table)| (*name, table.as_str()));
     let switch = Switch::start(&tables);
     let (mut a, mut b) = (switch.guest("a", mac(1)), switch.guest("b", mac(2)));
-    let ip = [
-        0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x66, 0xcf, 10, 0, 0, 1, 10, 0, 0, 2, //
-        4, 0, 0, 53, 0, 8, 0, 0,
-    ];
-    let mut query = [&mac(2)[..], &mac(1)[..], &[0x08, 0x00], &ip].concat();
-    query.resize(60, 0);
+    let query = query();
     let mut talk = |queries: u8| {
         for _ in 0..queries {
             a.send(&query).unwrap();
@@ -603,13 +609,7 @@ fn dropped_frames_are_kept_with_their_reason_and_rule() {
         .map(|(name, table)| (*name, table.as_str()));
     let switch = Switch::start(&tables);
     let (mut a, mut b) = (switch.guest("a", mac(1)), switch.guest("b", mac(2)));
-    // UDP from 10.0.0.1:1024 to 10.0.0.2:53, without a checksum.
-    let ip = [
-        0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x66, 0xcf, 10, 0, 0, 1, 10, 0, 0, 2, //
-        4, 0, 0, 53, 0, 8, 0, 0,
-    ];
-    let mut query = [&mac(2)[..], &mac(1)[..], &[0x08, 0x00], &ip].concat();
-    query.resize(60, 0);
+    let query = query();
     a.send(&query).unwrap();
     let passes = frame(mac(2), mac(1), b"passes");
     a.send(&passes).unwrap();

@@ -347,11 +347,7 @@ fn p_27_a_storm_of_kicks_with_a_frame_each() {
     const FRAMES: u64 = 20_000;
     attacked(|switch, victims| {
         let mut mallory = switch.guest("mallory", mac(66));
-        let mut witness = switch.guest("witness", mac(77));
-        witness.send(&frame(mac(66), mac(77), b"here")).unwrap();
-        for guest in [&mut victims.a, &mut victims.b, &mut mallory] {
-            hear(guest, mac(77));
-        }
+        let witness = victims.meet(switch, &mut mallory);
         let kicks = || {
             let events = &switch.port("mallory")["counters"]["events"];
             events["kicks"].as_u64().unwrap()

@@ -427,6 +427,20 @@ impl Victims {
         victims
     }
 
+    /// Plugs in a witness, who greets `mallory`, of address 66, unknown as yet: so everybody has heard from it.
+    #[allow(
+        dead_code,
+        reason = "each of the test programs that share this uses its part"
+    )]
+    pub fn meet(&mut self, switch: &Switch, mallory: &mut Guest) -> Guest {
+        let mut witness = switch.guest("witness", mac(77));
+        witness.send(&frame(mac(66), mac(77), b"here")).unwrap();
+        for guest in [&mut self.a, &mut self.b, mallory] {
+            hear(guest, mac(77));
+        }
+        witness
+    }
+
     /// `rounds` frames each way, one at a time: each must arrive, in order, once and unchanged.
     pub fn talk(&mut self, rounds: u64) {
         for _ in 0..rounds {

@@ -203,11 +203,7 @@ fn q_21_the_costliest_chains_are_paid_for_by_their_sender() {
 fn p_21_a_ring_stopped_in_mid_flight_is_left_alone() {
     attacked(|switch, victims| {
         let mut mallory = switch.guest("mallory", mac(66));
-        let mut witness = switch.guest("witness", mac(77));
-        witness.send(&frame(mac(66), mac(77), b"here")).unwrap();
-        for guest in [&mut victims.a, &mut victims.b, &mut mallory] {
-            hear(guest, mac(77));
-        }
+        let mut witness = victims.meet(switch, &mut mallory);
         let (mut sent, mut got) = (0u64, 0u64);
         for turn in 0..100 {
             for _ in 0..200 {
